@@ -26,6 +26,7 @@ from cms.cli.doctor.findings import (
 )
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Account, accounts_matching, accounts_meant, domain_of
+from cms.daemon.serving import socketmap
 from cms.system import threads
 from cms_oauth import dial, expand, paths, wire
 from cms_oauth.addresses import bare, is_pattern
@@ -267,8 +268,8 @@ NO_ANSWER = "no answer in time"
 
 def _set_up(account: Account, sockets: Sequence[SocketSpec]) -> object:
     """Return what two accounts have in common if the same token does the same for both."""
-    serving = (each for each in sockets if each.speaks == "tokens" and account in each.accounts)
-    served = frozenset(protocol for each in serving for protocol in each.protocols)
+    serving = [each for each in sockets if account in each.accounts]
+    served = frozenset((each.speaks, protocol) for each in serving for protocol in each.protocols)
     hosts = (account.imap_host, account.smtp_host, account.pop_host, account.mailbox)
     return account.grant.key, tuple(account.scopes.items()), hosts, served
 
@@ -296,21 +297,44 @@ def _asking(examination: Examination, account: Account, protocol: str) -> Look[t
 
 
 def _ask(examination: Examination, account: Account, protocol: str) -> tuple[Asked, str]:
-    """Ask the daemon for a token as a mail program does, over a socket that serves this account and protocol."""
-    serving = (each for each in examination.sockets if each.speaks == "tokens" and protocol in each.protocols)
-    spec = next((each for each in serving if account in each.accounts), None)
+    """Ask the daemon for a token as a mail program does, at a socket that serves this account and protocol."""
+    serving = [each for each in examination.sockets if protocol in each.protocols and account in each.accounts]
+    # A table has the token too, where no program asks by the other protocol: on a relay with Postfix.
+    spec = next((each for each in serving if each.speaks == "tokens"), None) or next(iter(serving), None)
     if spec is None:
-        return Asked(account, protocol, message="no CredentialServer serves it"), ""
+        return Asked(account, protocol, message="no socket serves it"), ""
     name = examination.name_of(account)
     if account.domain and not name:
         return Asked(account, protocol, message="name one of its addresses, `cms doctor ADDRESS`"), ""
+    if spec.speaks == "postfix":
+        return _look_up(examination, spec.path, Asked(account, protocol, user=name))
     request = wire.build_request(wire.TokenRequest(protocol, "json", name))
     reply = dial.round_trip(spec.path, request, dial.now() + wire.CLIENT_SECONDS, wire.MAX_REPLY)
     if isinstance(reply, dial.Failed):
-        # The client does not know whether a daemon runs.
-        hint = access.PUT_BACK if reply.code == "no-daemon" and examination.runs else reply.hint
-        return Asked(account, protocol, code=reply.code, message=reply.message, hint=hint), ""
+        return _unasked(examination, Asked(account, protocol), reply), ""
     return _understood(account, protocol, reply.text)
+
+
+def _unasked(examination: Examination, asked: Asked, failure: dial.Failed) -> Asked:
+    # The client does not know whether a daemon runs.
+    hint = access.PUT_BACK if failure.code == "no-daemon" and examination.runs else failure.hint
+    return replace(asked, code=failure.code, message=failure.message, hint=hint)
+
+
+def _look_up(examination: Examination, table: str, asked: Asked) -> tuple[Asked, str]:
+    """Look an account up in a table as Postfix does, and return what came back."""
+    reply = dial.round_trip(table, socketmap.query("cms", asked.user), dial.now() + wire.CLIENT_SECONDS, wire.MAX_REPLY)
+    if isinstance(reply, dial.Failed):
+        return _unasked(examination, asked, reply), ""
+    try:
+        word, text = socketmap.reply(reply.text)
+    except ValueError:
+        word, text = "", "what answers there is no table of cms"
+    if word != "OK":
+        message = text or "the daemon's table does not have it"
+        return replace(asked, code="unavailable", message=f"the table says: {message}", hint="`cms status`"), ""
+    user, _, token = text.partition(":")
+    return replace(asked, got=True, claims=claims_of(token), user=user), token
 
 
 def _understood(account: Account, protocol: str, text: bytes) -> tuple[Asked, str]:

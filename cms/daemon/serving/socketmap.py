@@ -90,6 +90,16 @@ def permanent(reason: str) -> bytes:
     return _netstring(f"PERM {printable(reason, MAX_REASON)}")
 
 
+def reply(received: bytes) -> tuple[str, str]:
+    """Return the first word of a reply, such as "OK", and its text. Raises ValueError if this is no reply."""
+    head, _, rest = received.partition(b":")
+    content = rest[: int(head)] if head.isdigit() else b""
+    word, space, text = content.decode(errors="replace").partition(" ")
+    if not space:
+        raise ValueError("a reply is a netstring: a word, a space and a text")
+    return word, text
+
+
 def _netstring(text: str) -> bytes:
     content = text.encode()
     return b"%d:%s," % (len(content), content)

@@ -301,7 +301,7 @@ ROLELESS = Claims("https://outlook.office365.com", roles=("IMAP.AccessAsApp",), 
         (Asked(ACCOUNT, "SMTP", got=True, claims=Claims()), ("pass", "")),
         (GRAPH, ("fail", "unfit-token")),
         (Asked(ACCOUNT, "SMTP", got=True, claims=ROLELESS), ("warn", "unfit-token")),
-        (Asked(ACCOUNT, "SMTP", message="no CredentialServer serves it"), ("skip", "")),
+        (Asked(ACCOUNT, "SMTP", message="no socket serves it"), ("skip", "")),
         (Asked(ACCOUNT, "SMTP", code="sign-in-required", message="no"), ("fail", "sign-in-required")),
     ],
 )

@@ -27,6 +27,7 @@ from cms.cli.doctor.findings import Finding, passed
 from cms.cli.doctor.run import bundle, examine, examine_and_report, write_bundle
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Account, Grant, Proxy, Source
+from cms.daemon.serving import socketmap
 
 MAIL = ("https://outlook.office.com/SMTP.Send",)
 GRANT = Grant("https://login.example.test/common", "client", "ann.lee@example.test", (MAIL,))
@@ -395,13 +396,49 @@ def test_an_address_of_an_account_for_all_of_a_domain(home: Path) -> None:
 
 
 def test_a_token_that_no_client_can_ask_for(home: Path) -> None:
-    """The only socket is a Postfix table, or the socket is missing."""
-    postfix = examining(home, config(spec(home / "cms.sock", speaks="postfix")))
+    """No socket serves the account, or the socket is missing."""
+    unserved = examining(home, config())
     missing = examining(home, config(spec(home / "cms.sock")))
 
-    assert (["skip"], ["fail"]) == (levels(find("token", postfix)), levels(find("token", missing)))
+    assert (["skip"], ["fail"]) == (levels(find("token", unserved)), levels(find("token", missing)))
     assert [] == find("consent", missing)
     assert ["skip"] == levels(find("SMTP", missing))
+
+
+@pytest.mark.parametrize(
+    ("answer", "level", "words"),
+    [
+        (socketmap.found("ann.lee@example.test", "opaque"), "pass", "ann.lee@example.test, SMTP: opaque"),
+        (socketmap.temporary("nobody has signed in: `cms login`"), "fail", "nobody has signed in: `cms login`"),
+        (socketmap.not_found(), "fail", "does not have it"),
+        (b"", "fail", "no table of cms"),
+    ],
+)
+def test_a_relay_has_only_a_table(
+    home: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes, level: str, words: str
+) -> None:
+    """The account is looked up there, as Postfix does it, and the mail server is tried with what comes back."""
+    tried, asked = opened(monkeypatch), list[bytes]()
+    of = examining(home, config(spec(home / "postfix.sock", speaks="postfix")))
+
+    def answering(request: bytes) -> bytes:
+        asked.append(request)
+        return answer
+
+    with tokens(home / "postfix.sock", answering):
+        (found,), login = find("token", of), find("SMTP", of)
+
+    assert [socketmap.query("cms", ACCOUNT.user)] == asked
+    assert level == found.level
+    assert words in f"{found.message} {[each.cause for each in found.verdicts]}"
+    assert (["pass"], [ACCOUNT.user]) == (levels(login), tried) if level == "pass" else levels(login) == ["skip"]
+
+
+def test_a_table_that_is_gone(home: Path) -> None:
+    """It is said as of any socket, with what to do."""
+    (found,) = find("token", examining(home, config(spec(home / "postfix.sock", speaks="postfix"))))
+
+    assert ("fail", True) == (found.level, "no-daemon" in found.message)
 
 
 def test_mail_servers_are_tried_with_the_token(home: Path) -> None:

@@ -90,3 +90,23 @@ def test_a_reason_is_one_short_line() -> None:
     assert b"9:TEMP wait," == socketmap.temporary("wait")
     assert b"13:PERM not now?," == socketmap.permanent("not\nnow\x00")
     assert MAX_REASON + len("305:TEMP ,") == len(socketmap.temporary("x" * 1000))
+
+
+@pytest.mark.parametrize(
+    ("received", "expected"),
+    [
+        (socketmap.found("me@example.com", "abc"), ("OK", "me@example.com:abc")),
+        (socketmap.not_found(), ("NOTFOUND", "")),
+        (socketmap.temporary("wait a bit"), ("TEMP", "wait a bit")),
+    ],
+)
+def test_a_reply_is_read_as_it_was_written(received: bytes, expected: tuple[str, str]) -> None:
+    """Its first word, and the text behind it."""
+    assert expected == socketmap.reply(received)
+
+
+@pytest.mark.parametrize("received", [b"", b"HTTP/1.1 400", b"3:OKx,", b"x:OK y,"])
+def test_what_is_no_reply_is_refused(received: bytes) -> None:
+    """Another program may listen there."""
+    with pytest.raises(ValueError, match="a reply is a netstring"):
+        socketmap.reply(received)
