@@ -19,6 +19,7 @@ from cms.cli.connect import connect
 from cms.config.model import AuditSpec, Config, FileSpec, SocketSpec
 from cms.core.accounts import Account, Proxy, Source, application
 from cms.core.status import REKEY, expiry_warning, old_key
+from cms.core.status_table import MOST_IN_FULL, some
 from cms.core.words import NAMELESS
 from cms.system import users
 from cms_oauth import paths
@@ -38,6 +39,7 @@ def warnings(found: Config) -> Iterator[str]:
             " at its folders, its key and its secrets as the service does"
         )
         yield from found.warnings
+        yield from obstacles(found, own=False)
         yield from expiries(found)
         yield from running_warnings(found)
         return
@@ -70,11 +72,11 @@ def where_to_look(found: Config) -> str:
     return f"note: cms-oauth does not find this socket: programs need --cms_sock={path} or CMS_SOCK={path}"
 
 
-def obstacles(found: Config) -> Iterator[str]:
+def obstacles(found: Config, *, own: bool = True) -> Iterator[str]:
     """Yield what is wrong with the key, the folders and the groups that a daemon would use, and what to do about it."""
     from cms.cli.doctor import checks  # noqa: PLC0415 - as for `cms doctor`
 
-    for each in checks.usable(found):
+    for each in checks.usable(found, own=own):
         verdict = each.verdicts[0]
         yield f"{each.message}: {verdict.cause}; {', then '.join(verdict.steps)}"
 
@@ -154,7 +156,7 @@ def summary(config: Config) -> list[str]:
     key = config.vault_key or "chosen automatically: a systemd credential, else the desktop keyring, else memory only"
     return [
         f"{config.file}: good",
-        *(_account_line(account) for account in config.accounts),
+        *_account_lines(config.accounts),
         *(
             line
             for spec in config.sockets
@@ -177,11 +179,19 @@ def _audit_places(audit: AuditSpec) -> list[str]:
     return [*filter(None, [audit.file]), *(["the journal: `journalctl -t cms-audit`"] if audit.journal else [])]
 
 
-def _account_line(account: Account) -> str:
-    protocols = ", ".join(account.scopes) or "no protocol"
-    provider = PROVIDERS[account.grant.provider].title
-    whose = "" if account.grant.provider == MICROSOFT else f" ({provider})"
-    return f"account {_name(account)}{whose}: {protocols}; signs in by {account.grant.sign_in}; application: {application(account.grant)}"
+def _account_lines(accounts: Sequence[Account]) -> Iterator[str]:
+    """Yield what each account is: once for those that are alike, if they are more than a few."""
+    alike = dict[str, list[str]]()
+    for each in accounts:
+        provider = each.grant.provider
+        whose = "" if provider == MICROSOFT else f" ({PROVIDERS[provider].title})"
+        said = f"{whose}: {', '.join(each.scopes) or 'no protocol'}; signs in by {each.grant.sign_in}"
+        alike.setdefault(f"{said}; application: {application(each.grant)}", []).append(_name(each))
+    for said, names in alike.items():
+        if len(names) > MOST_IN_FULL:
+            yield f"{len(names)} accounts, {some(names)}{said}"
+        else:
+            yield from (f"account {each}{said}" for each in names)
 
 
 def _proxy_line(proxy: Proxy) -> str:
@@ -195,7 +205,7 @@ def _socket_line(spec: SocketSpec) -> str:
     limited = spec.users is not None or spec.groups is not None
     who = ", ".join(["its owner", "root", *named]) if limited else "all users that its mode allows"
     group = f", group {spec.group}" if spec.group else ""
-    users = ", ".join(_name(account) for account in spec.accounts)
+    users = some([_name(account) for account in spec.accounts])
     what = "Postfix table" if spec.speaks == "postfix" else "socket"
     default = f", by host {_name(spec.default)}" if spec.default else ""
     served = f"serves {users} with {', '.join(spec.protocols)}{default}"

@@ -178,6 +178,26 @@ Proxy("http://ann@proxy.test:3128", password=File("{home}/none"))
     assert "s3cret" not in out + err
 
 
+def test_two_hundred_mailboxes_are_a_few_lines(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Accounts that are set up alike are told once, with their number; another has a line of its own."""
+    path = home / "my.cfg"
+    path.write_text(
+        f"""
+boxes = [Office365_Account(user=f"box{{number:03}}@example.test", sign_in="device") for number in range(200)]
+other = Office365_Account(user="other@example.test")
+PostfixTable("{home}/postfix.sock", accounts=[*boxes, other], default=other)
+"""
+    )
+
+    assert 0 == main.main(["check", "-c", str(path)])
+    out = capsys.readouterr().out
+    some = ", ".join(f"box{number:03}@example.test" for number in range(8))
+    assert f"200 accounts, {some}, 192 more: SMTP; signs in by device; application: cms (" in out
+    assert "account other@example.test: SMTP; signs in by browser" in out
+    assert f"; serves {some}, 193 more with SMTP, by host other@example.test" in out
+    assert "box008" not in out.partition("can ask there")[0]
+
+
 @pytest.mark.parametrize("uid", [0, 65534])
 def test_root_is_told_that_the_service_sees_other_things(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, uid: int
@@ -191,13 +211,15 @@ def test_root_is_told_that_the_service_sees_other_things(
     monkeypatch.setattr("cms_oauth.paths._SYSTEM_STATE", str(state))
     config = home / "etc" / "cms.cfg"
     config.write_text(
-        f'CredentialServer("{served}/cms.sock", accounts=[Office365_Account(user="a@example.test")])\nMailDir("x")\n'
+        f'CredentialServer("{served}/cms.sock", accounts=[Office365_Account(user="a@example.test")], users=["daemon"], mode=0o600)\n'
+        'MailDir("x")\n'
     )
 
     assert 0 == main.main(["check", "-c", str(config)])
     err = capsys.readouterr().err
     assert bool(uid) == ("and the service runs as nobody: `sudo -u nobody cms check` looks at" in err)
     assert bool(uid) != ("cms does not start" in err)
+    assert "daemon cannot reach" in err
     assert "MailDir" in err
 
 

@@ -180,16 +180,20 @@ def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bo
     return Look(look, unfinished(access.CHECK, f"{spec.path}, for {who.name}"))
 
 
-def usable(config: Config) -> list[Finding]:
-    """Return what would prevent a daemon with this configuration from serving, as far as can be seen without one."""
+def usable(config: Config, *, own: bool = True) -> list[Finding]:
+    """Return what would prevent a daemon with this configuration from serving, as far as can be seen without one.
+
+    If it is not this user's `own` daemon, nothing is said of what only that daemon's user can try.
+    """
     owner = probe_machine.owner_of(config)
-    folder = _state()
-    found = [assess.key(probe_machine.key(config.vault_key, folder.vaults, config.vault_old_key), ())]
-    found += [assess.state_folder(folder, os.geteuid())] if folder.step else []
+    found = list[Finding]()
+    if own:
+        folder = _state()
+        found += [assess.key(probe_machine.key(config.vault_key, folder.vaults, config.vault_old_key), ())]
+        found += [assess.state_folder(folder, os.geteuid())] if folder.step else []
     for spec in config.sockets:
-        found += (
-            [access.ungiven(spec.path, spec.group)] if spec.group and not probe_machine.may_give_to(spec.group) else []
-        )
+        if own and spec.group and not probe_machine.may_give_to(spec.group):
+            found.append(access.ungiven(spec.path, spec.group))
         there = probe_machine.planned(spec, owner)
         # cms creates a missing folder.
         identities = [] if there.missing else probe_machine.expected(spec, owner)
