@@ -39,7 +39,7 @@ class CodeFlow:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._verifier = secrets.token_urlsafe(48) if exchange.server.pkce else ""
+        self._verifier = _verifier(exchange)
         self._nonce = secrets.token_urlsafe(24) if OPENID in exchange.scopes else ""
         self.state = secrets.token_urlsafe(24)
         self.redirect_uri = exchange.grant.redirect_uri
@@ -58,8 +58,6 @@ class CodeFlow:
             "login_hint": exchange.grant.login,
             "nonce": self._nonce,
             "resource": exchange.server.resource,
-            "code_challenge": _challenge(self._verifier),
-            "code_challenge_method": "S256" if self._verifier else "",
         }
         return {
             "response_type": "code",
@@ -68,6 +66,7 @@ class CodeFlow:
             "scope": " ".join(scopes),
             "state": self.state,
             **{name: value for name, value in more.items() if value},
+            **_challenge(self._verifier),
             **asked,
         }
 
@@ -82,7 +81,7 @@ class CodeFlow:
             return ExchangeEnd(Refused(foreign(exchange.grant)))
         exchange.renew()
         form = {"grant_type": "authorization_code", "code": fields["code"], "redirect_uri": self.redirect_uri}
-        result = exchange.ask(form | ({"code_verifier": self._verifier} if self._verifier else {}))
+        result = exchange.ask(form | _proof(self._verifier))
         return exchange.signed_in(result, self._nonce)
 
     def _is_of_issuer(self, fields: Mapping[str, str]) -> bool:
@@ -93,11 +92,22 @@ class CodeFlow:
         return not metadata.issuer or fields["iss"] == metadata.issuer
 
 
-def _challenge(verifier: str) -> str:
-    """Return the challenge of a verifier (RFC 7636, 4.2), "" without one."""
+def _verifier(exchange: Exchange) -> str:
+    """Return a new verifier, "" for a server that knows none (RFC 7636, 4.1)."""
+    return secrets.token_urlsafe(48) if exchange.server.pkce else ""
+
+
+def _challenge(verifier: str) -> dict[str, str]:
+    """Return what a request says of its verifier (RFC 7636, 4.3)."""
     if not verifier:
-        return ""
-    return urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+        return {}
+    digest = urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    return {"code_challenge": digest, "code_challenge_method": "S256"}
+
+
+def _proof(verifier: str) -> dict[str, str]:
+    """Return the verifier, where there is one (RFC 7636, 4.5)."""
+    return {"code_verifier": verifier} if verifier else {}
 
 
 class DeviceFlow:
@@ -106,8 +116,9 @@ class DeviceFlow:
     state = ""
     redirect_uri = ""
 
-    def __init__(self, exchange: Exchange, answer: Mapping[str, Any]) -> None:
+    def __init__(self, exchange: Exchange, answer: Mapping[str, Any], verifier: str) -> None:
         self._exchange = exchange
+        self._verifier = verifier
         self._device_code = str(answer["device_code"])
         # Google has another name for it.
         self.url: str = answer.get("verification_uri") or answer.get("verification_url") or ""
@@ -127,7 +138,8 @@ class DeviceFlow:
         """
         exchange = self._exchange
         exchange.renew()
-        result = exchange.ask({"grant_type": _DEVICE, "device_code": self._device_code})
+        form = {"grant_type": _DEVICE, "device_code": self._device_code}
+        result = exchange.ask(form | _proof(self._verifier))
         if isinstance(result, Transient | Refused):
             word = result.trouble.error
             if word == "slow_down":
@@ -155,10 +167,15 @@ def _begin_device(exchange: Exchange) -> DeviceFlow | Outcome:
                 refusals.hint("sign in another way: {login --browser}, or {login --paste}", exchange.grant),
             )
         )
-    reply = exchange.post(exchange.metadata.device, *exchange.proved({"scope": " ".join(exchange.scopes)}))
+    verifier = _verifier(exchange)
+    # RFC 8628 has none. Keycloak wants one of each client for which PKCE is enforced, and others ignore it.
+    form = {"scope": " ".join(exchange.scopes), **_challenge(verifier)}
+    reply = exchange.post(exchange.metadata.device, *exchange.proved(form))
     if not isinstance(reply, HttpReply):
         return reply
     answer = object_in(reply)
     if "error" in answer:
         return exchange.refused(answer)
-    return DeviceFlow(exchange, answer) if "device_code" in answer and "user_code" in answer else exchange.failure()
+    if "device_code" not in answer or "user_code" not in answer:
+        return exchange.failure()
+    return DeviceFlow(exchange, answer, verifier)

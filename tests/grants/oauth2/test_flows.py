@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
@@ -162,6 +162,18 @@ class TestDevice:
         flow = device_flow(at_strict.begin("device"))
 
         assert (5.0, SIGN_IN_SECONDS) == (flow.interval, flow.expires_in)
+
+    def test_a_code_is_bound_to_who_has_asked_for_it(self, at_strict: World, strict: Issuer) -> None:
+        """By PKCE, where the server knows it: Keycloak insists on that for some clients."""
+        seen: list[Mapping[str, str]] = []
+        answer = strict.endpoints.answer
+        strict.endpoints.answer = lambda request: (seen.append(request.fields), answer(request))[1]  # type: ignore[method-assign]  # what was sent is kept
+        device_flow(at_strict.begin("device")).poll()
+        begun, polled = (each for each in seen if "scope" in each or "device_code" in each)
+        device_flow(changed(at_strict, pkce=False).begin("device"))
+
+        assert ("S256", s256(polled["code_verifier"])) == (begun["code_challenge_method"], begun["code_challenge"])
+        assert "code_challenge" not in seen[-1]
 
     def test_slow_down(self, at_strict: World, strict: Issuer) -> None:
         """Five seconds more each time (RFC 8628, 3.5)."""
