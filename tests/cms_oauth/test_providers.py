@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,6 +25,7 @@ from cms_oauth.providers import (
 # How an account may sign in: the words that `sign_in=` takes.
 WAYS = {"browser", "paste", "device", "broker", "app", "managed-identity"}
 
+DOCS = Path(__file__).parents[2] / "docs"
 OTHERS = [(row, row.server) for row in PROVIDERS.values() if row.server and row.name != OWN]
 
 
@@ -64,6 +67,16 @@ def test_no_domain_is_of_two_providers() -> None:
     assert len(domains) == len({*domains})
     assert PROVIDERS["google"] is of_domain("GMail.com")
     assert of_domain("example.com") is of_domain("outlook.com") is None
+
+
+@pytest.mark.parametrize("row", [row for row, _ in OTHERS], ids=[row.name for row, _ in OTHERS])
+def test_the_documents_have_it(row: Provider) -> None:
+    """A person finds the name to write, how to get a client id, and the mail servers to give to a program."""
+    names, hosts = ((DOCS / name).read_text() for name in ("providers.md", "clients/README.md"))
+
+    assert f"`{row.name}`" in names
+    assert re.search(rf"^- \*\*([^*]*, )?{re.escape(row.title)}(, [^*]*)?:\*\*", names, re.MULTILINE)
+    assert [] == [host for host in (row.imap_host, row.smtp_host, row.pop_host) if host and f" {host} " not in hosts]
 
 
 def test_google() -> None:

@@ -81,7 +81,7 @@ def _colour(context: click.Context, _option: click.Parameter, value: str) -> Non
 @config_option
 @click.pass_context
 def cms(context: click.Context, config: str) -> None:
-    """An OAuth2 token broker for mail: fresh Microsoft 365 access tokens on a Unix socket."""
+    """An OAuth2 token broker for mail: fresh access tokens for mail programs, on a Unix socket."""
     # A command finds this option itself, in `named_config`.
     meant = command(context.invoked_subcommand or "")
     parts = meant.commands.values() if isinstance(meant, click.Group) else (meant,)
