@@ -16,6 +16,7 @@ from cms.sandbox.faults import Fault
 from cms.sandbox.habits import CLIENT_ID, GOOGLE_MAIL
 from cms.sandbox.issuer import Issuer
 from cms.sandbox.tokens import s256
+from cms.sandbox.web import WebReply, WebRequest
 
 
 def asked(world: World) -> dict[str, str]:
@@ -167,7 +168,12 @@ class TestDevice:
         """By PKCE, where the server knows it: Keycloak insists on that for some clients."""
         seen: list[Mapping[str, str]] = []
         answer = strict.endpoints.answer
-        strict.endpoints.answer = lambda request: (seen.append(request.fields), answer(request))[1]  # type: ignore[method-assign]  # what was sent is kept
+
+        def witnessed(request: WebRequest) -> WebReply:
+            seen.append(request.fields)
+            return answer(request)
+
+        strict.endpoints.answer = witnessed  # type: ignore[method-assign]  # it sees what was sent
         device_flow(at_strict.begin("device")).poll()
         begun, polled = (each for each in seen if "scope" in each or "device_code" in each)
         device_flow(changed(at_strict, pkce=False).begin("device"))
