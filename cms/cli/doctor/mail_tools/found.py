@@ -104,11 +104,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Postfix looks up logins at this socket."""
+    """Postfix looks up logins at this socket. `inside` is the same for a program that sees its queue's folder alone."""
 
     place: Place
     socket: str
     faults: tuple[Fault, ...] = ()
+    inside: Table | None = None
 
 
 @dataclass(frozen=True, slots=True)

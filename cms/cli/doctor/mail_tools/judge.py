@@ -299,6 +299,8 @@ def _request(use: Request, served: Served) -> list[Finding]:
 
 def _table(use: Table, served: Served) -> list[Finding]:
     """Return the findings about a table, if cms serves it, or serves another one and no program but Postfix does."""
+    if use.inside and served.find(use.inside.socket, "postfix"):
+        use = use.inside
     where = _where(use.place)
     spec = served.find(use.socket, "postfix")
     if spec:

@@ -87,12 +87,14 @@ def _tables(settings: Mapping[str, Setting], *, chroot: bool) -> Iterator[Use]:
     queue = _value(settings, "queue_directory", "/var/spool/postfix")
     for proxy, socket in dict.fromkeys(_SOCKET.findall(_expanded(maps.value, settings))):
         faults = list(_login(settings, maps.place))
+        inside = None
         if chroot and not proxy and socket.startswith("/"):
+            inside = Table(maps.place, f"{queue}{socket}", tuple(faults))
             cause = "smtp runs in a chroot, where it does not see the socket"
             step = f"write `proxy:` before `socketmap:` in {_MAPS}"
             faults.append(Fault(maps.place, "may not reach cms", cause, step, certain=False))
         # Postfix's programs run in its queue's folder, in the chroot too.
-        yield Table(maps.place, posixpath.join(queue, socket), tuple(faults))
+        yield Table(maps.place, posixpath.join(queue, socket), tuple(faults), inside)
 
 
 def _value(settings: Mapping[str, Setting], name: str, default: str = "") -> str:

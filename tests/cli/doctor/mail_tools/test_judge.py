@@ -79,6 +79,7 @@ def causes(findings: list[Finding]) -> str:
         (Request(EXIM, SOCKET, UNKNOWN), served("a@x", "b@x")),
         (Request(EXIM, SOCKET, f"{UNKNOWN} user@domain.com"), served()),
         (Variable(HERE, SOCKET), served()),
+        (Table(HERE, "/s", (), Table(HERE, "/table")), served(table="/table")),
         (Table(HERE, "/table"), served(table="/table")),
         (TokenPath(HERE, "/run/user/1000/cms/imap-token", "IMAP"), served()),
     ],

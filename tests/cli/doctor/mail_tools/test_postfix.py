@@ -94,7 +94,10 @@ def test_the_chroot() -> None:
     chrooted = "# s\nsmtp unix - - y - - smtp\n"
     proxied = GOOD.replace("socketmap", "proxy:socketmap")
 
-    assert ["smtp runs in a chroot, where it does not see the socket"] == causes(read(GOOD, chrooted))
+    (found,) = read(GOOD, chrooted)
+    assert ["smtp runs in a chroot, where it does not see the socket"] == causes([found])
+    assert isinstance(found, Table)
+    assert Table(found.place, "/var/spool/postfix/s") == found.inside
     assert [] == causes(read(proxied, chrooted))
     assert [] == causes(read(GOOD, "smtp unix - - n - - smtp\nsmtps inet n - y - - smtpd\nbad\n"))
 
