@@ -6,7 +6,7 @@ keepers do not run, and `status`, `refresh`, `reload` and `stop` answer that no 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,9 @@ from cms.config.model import ConfigError
 from cms.core.accounts import Unclear
 from cms.core.lifecycle import Granted, Outcome, Settled, Trouble
 from cms.core.monitoring import check_line
-from cms.core.status import Daemon, as_json, exit_code
+from cms.core.status import Daemon, StatusRow, as_json, exit_code, of_anyone
+from cms.core.status_table import some
+from cms.core.words import NAMELESS
 from cms.daemon.control.answers import (
     Ask,
     Result,
@@ -277,15 +279,24 @@ class Commands:
                 await keeper.settled()
         await self.look()
         warnings = [f"warning: {each}" for each in self._daemon.facts().warnings]
-        moves = [row.next_move for row in self._registry.rows() if row.state in ("sign-in-required", "signing-in")]
-        said = f"{self._registry.in_words(keepers)}: configured"
-        return Result(True, said, "\n".join([*warnings, *dict.fromkeys(moves)]))
+        rows = self._registry.rows()
+        names = list(dict.fromkeys(row.user or NAMELESS for row in rows))
+        return Result(True, f"{some(names)}: configured", "\n".join([*warnings, *moves_of(rows)]))
 
     def stop(self) -> Result:
         if self._daemon is None:
             return _NO_DAEMON
         self._daemon.stop()
         return Result(True, "cms is stopping")
+
+
+def moves_of(rows: Iterable[StatusRow]) -> list[str]:
+    """Return what people have to do, each move once: USER stands for the account where it is the same for several."""
+    found = dict[str, set[str]]()
+    for row in rows:
+        if row.state in ("sign-in-required", "signing-in"):
+            found.setdefault(of_anyone(row.next_move, row.user), set()).add(row.next_move)
+    return [next(iter(own)) if len(own) == 1 else move for move, own in found.items()]
 
 
 def _trouble_of(keeper: Keeper) -> Trouble | None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import trio
+from support.status_rows import row_of
 from support.trio_run import FakeClock, in_trio_clock
 
 from cms.config.model import Config, ConfigError
 from cms.core.accounts import Account, Grant, Scopes, StoredSignIn
 from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.core.status import Daemon
-from cms.daemon.commands import Commands, Running
+from cms.daemon.commands import Commands, Running, moves_of
 from cms.daemon.control.answers import Result
 from cms.daemon.control.vault_commands import VaultCommands
 from cms.daemon.registry import Registry
@@ -426,6 +427,23 @@ class TestOnlyADaemon:
             ends = [told.status(), await told.refresh(""), await told.reload(), told.stop()]
 
         assert [(False, "no daemon is running", "start it with `cms run`")] * 4 == [said(end) for end in ends]
+
+    @in_trio_clock
+    async def test_a_reload_of_two_hundred_accounts_is_told_in_a_few_lines(self, tmp_path: Path) -> None:
+        """Some are named, with the number of the others."""
+        users = [f"box{number:03}@example.test" for number in range(200)]
+        async with commands(tmp_path, *map(account, users), daemonless=False) as world:
+            result = await world.commands.reload()
+
+        assert (True, f"{', '.join(users[:8])}, 192 more: configured") == said(result)[:2]
+
+    def test_what_all_have_to_do_is_said_once(self) -> None:
+        """USER stands for each of several; one account's command has its name, and who has nothing to do has no line."""
+        waiting = row_of("sign-in-required")
+        rows = [replace(waiting, user=user, next_move=f"sign in: `cms login {user}`") for user in (ANN, BOB)]
+
+        assert ["sign in: `cms login USER`"] == moves_of([*rows, row_of("ok")])
+        assert [f"sign in: `cms login {ANN}`"] == moves_of(rows[:1])
 
     @in_trio_clock
     async def test_refresh_tells_of_those_that_got_no_token(self, tmp_path: Path) -> None:
