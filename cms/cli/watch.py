@@ -25,6 +25,9 @@ from cms_oauth.text import printable
 # The page has countdowns in seconds, so it is drawn once a second.
 PAUSE_SECONDS = 1.0
 
+# So many causes are told above many accounts, which are what the screen is for. `cms status` has them all.
+_MOST_CAUSES = 3
+
 # If the screen is too small for everything, the requests get at least this many lines.
 _LEAST_REQUESTS = 4
 
@@ -76,10 +79,13 @@ def _head(daemon: Document) -> str:
 def _many(accounts: Sequence[Document], width: int) -> list[str]:
     """Return how many accounts are in each state, each cause once in two lines, and the table: the worst first."""
     lines = [summary(accounts)]
-    for told, group in causes(accounts):
+    found = causes(accounts)
+    for told, group in found[:_MOST_CAUSES]:
         state, *rest = told.split("\n")
         lines.append(f"{some(list(dict.fromkeys(map(name, group))))}: {state}")
         lines += [f"    {label}: {text}" for label, _, text in (each.partition("\t") for each in rest)]
+    if (more := len(found) - _MOST_CAUSES) > 0:
+        lines.append(f"{more} more: `cms status`")
     return [*lines, "", *(line for line, _ in table(accounts, width))]
 
 

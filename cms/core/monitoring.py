@@ -41,8 +41,13 @@ def _told(who: Sequence[tuple[StatusRow, Concern]]) -> str:
     names = list(dict.fromkeys(row.user or NAMELESS for row, _ in who))
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
     row, first = who[0]
-    # Several accounts have one cause if it differs by their names alone.
-    reason, move = (of_anyone(text, row.user if len(names) > 1 else "") for text in (first.reason, first.move))
+    reason, move = first.reason, first.move
+    if len(names) > 1:
+        # Several accounts have one cause if it differs by their names alone. Where they share a sign-in, the command names
+        # who signs in, for all of them.
+        reason = of_anyone(reason, row.user)
+        moves = {of_anyone(each.move, of.user) for of, each in who}
+        move = moves.pop() if len(moves) == 1 else move
     said = f"{', '.join([*names[:MAX_NAMES], *more])}: {printable(reason, MAX_CAUSE)}"
     return f"{said} - {printable(move, MAX_CAUSE)}" if move else said
 

@@ -109,12 +109,15 @@ def causes(accounts: Sequence[Document]) -> list[tuple[str, list[Document]]]:
     """Return what is wrong, once, with the accounts that it concerns; the worst first.
 
     A cause is the state, the last error, the warning and the next move, one on each line. Where accounts differ by their
-    name alone, USER stands for it.
+    name alone, USER stands for it; not for the name of an account whose sign-in others share: their next move names it.
     """
     found = dict[str, list[Document]]()
+    shared = {_grant(group[0]) for group in _groups(accounts) if len(_users(group)) > 1}
     for account in sorted(accounts, key=_order):
         if any(text for _, text in _wrong(account)):
-            found.setdefault(_of_any(account), []).append(account)
+            signs_in = _grant(account) in shared and account["user"] == account.get("who")
+            told = _told(account)
+            found.setdefault(told if signs_in else of_anyone(told, printable(account["user"])), []).append(account)
     return [(text if len(_users(group)) > 1 else _told(group[0]), group) for text, group in found.items()]
 
 
@@ -134,11 +137,6 @@ def _told(account: Document) -> str:
     """Return a cause as lines: the state, then label, tab and text. A text from outside has neither a tab nor a break."""
     said = [f"{label}\t{printable(text)}" for label, text in _wrong(account) if text]
     return "\n".join([printable(account["state"]), *said])
-
-
-def _of_any(account: Document) -> str:
-    """Return a cause as it is for whatever account."""
-    return of_anyone(_told(account), printable(account["user"]))
 
 
 def _wrong(account: Document) -> Iterator[tuple[str, str]]:

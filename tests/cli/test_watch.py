@@ -135,6 +135,18 @@ def test_many_accounts_are_sorted_and_scroll() -> None:
     assert [24, 24] == [len(first), len(last)]
 
 
+def test_causes_leave_room_for_accounts() -> None:
+    """Of many causes the worst are told, and how many there are besides; the first screenful has accounts."""
+    broken = [
+        {**BROKEN, "user": f"{each}@x.test", "grant": each, "problem": {**PROBLEM, "message": each}}
+        for each in "abcdefgh"
+    ]
+    lines = shown(80, 24, accounts=[*MANY, *broken])
+
+    assert "5 more: `cms status`" in lines
+    assert any(line.startswith("a@x.test  ") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("keys", "top"), [(b"j", 6), (b"\x1b[A", 4), (b" ", 15), (b"b", 0), (b"\x1b[6~", 15), (b"x", 5), (b"", 5)]
 )

@@ -131,6 +131,14 @@ def test_one_cause_is_told_once_where_its_words_name_the_account() -> None:
     assert "box0@example.test has not signed in - sign in: `cms login box0@example.test`" in check_line(rows[:1])
 
 
+def test_a_shared_sign_in_is_one_cause() -> None:
+    """Of who signs in and of the others; the command names who it is."""
+    waiting = replace(row_of("sign-in-required"), next_move="sign in: `cms login boss@x.test`")
+    rows = [replace(waiting, user=f"{name}@x.test") for name in ("boss", "desk")]
+
+    assert said(check_line(rows)).endswith("the sign-in was revoked - sign in: `cms login boss@x.test`")
+
+
 def test_the_worst_comes_first() -> None:
     """What has stopped mail stands before what may stop it, and a socket that is gone before all."""
     rows = [certificate(19, "c@example.test"), row_of("failing, expired")]
@@ -146,7 +154,8 @@ def test_a_sign_in_that_is_due() -> None:
     """Within a day of its expected end: when that is, and the command; of two, when the first ends."""
     due = replace(EXPECTED, due=WALL + DAY / 2)
     first, later = given(12, forecast=due), given(12, forecast=replace(due, due=WALL + DAY - 1))
-    line = said(check_line([replace(later, user="b@example.test"), first]))
+    moved = later.next_move.replace("a@example.test", "b@example.test")
+    line = said(check_line([replace(later, user="b@example.test", next_move=moved), first]))
 
     assert line == (
         "CMS WARNING - a@example.test, b@example.test: a sign-in is expected in 12 h - sign in before mail has to wait:"

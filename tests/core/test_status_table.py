@@ -112,6 +112,15 @@ def test_a_name_that_a_shell_would_read_is_still_one_cause() -> None:
     assert [4] == [len(group) for _, group in found]
 
 
+def test_a_shared_sign_in_is_one_cause() -> None:
+    """Of the account that signs in and of the others: the command names that one."""
+    users = ["boss@example.test", "desk@example.test", "info@example.test", "sales@example.test"]
+    entries = [facts(user, revoked("boss@example.test"), "boss@example.test") for user in users]
+    ((told, group),) = status_table.causes(document(entries)["accounts"])
+
+    assert ("`cms login boss@example.test`" in told, 4) == (True, len(group))
+
+
 def test_accounts_of_one_sign_in_stand_together() -> None:
     """Below its name, the worst sign-in first."""
     shared = [

@@ -429,12 +429,14 @@ class Asked:
         return self.user or self.account.user or NAMELESS
 
 
-def token(asked: Asked) -> Finding:
-    """Return whether there is a token for a protocol, with the claims that the protocol needs."""
+def token(asked: Asked, row: Mapping[str, Any] | None = None) -> Finding:
+    """Return whether there is a token with the claims that its protocol needs; what the status's `row` tells is not told."""
     what = f"{asked.who}, {asked.protocol}"
     if not asked.got:
         if not asked.code:
             return skipped("token", f"{what}: {asked.message}")
+        if row and row.get("problem") and row.get("state") == asked.code:
+            return skipped("token", f"{what}: there is none, as the sign-in above says")
         verdict = yours(asked.code, asked.message, asked.hint or "`cms status`")
         return failed("token", f"{what}: {asked.code}", verdict)
     if asked.claims is None:

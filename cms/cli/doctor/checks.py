@@ -236,7 +236,9 @@ def _sign_in(examination: Examination) -> Iterator[Finding]:
 
 
 def _token(examination: Examination) -> Iterator[Finding]:
-    yield from (assess.token(asked).about(asked.who, asked.protocol) for asked, _ in examination.tokens)
+    said = {(row.get("user"), each): row for row in examination.rows for each in row.get("protocols", ())}
+    for asked, _ in examination.tokens:
+        yield assess.token(asked, said.get((asked.who, asked.protocol))).about(asked.who, asked.protocol)
     if more := len(examination.accounts) - len(examination.examined):
         yield skipped(
             "token", f"{more} more accounts share the sign-in of one of these: `cms doctor USER` looks at one"

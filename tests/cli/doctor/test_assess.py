@@ -310,6 +310,16 @@ def test_a_token(asked: Asked, expected: tuple[str, str]) -> None:
     assert expected == told(assess.token(asked))
 
 
+def test_why_there_is_no_token_is_told_once() -> None:
+    """By the sign-in, where its state is the answer; another answer is told here too."""
+    asked = Asked(ACCOUNT, "SMTP", code="sign-in-required", message="the sign-in was revoked", hint="`cms login`")
+    row = {"state": "sign-in-required", "problem": {"kind": "refused"}}
+
+    assert ("skip", "") == told(assess.token(asked, row))
+    assert ("fail", "denied") == told(assess.token(replace(asked, code="denied"), row))
+    assert ("fail", "sign-in-required") == told(assess.token(asked, {"state": "ok", "problem": None}))
+
+
 def test_consent() -> None:
     """Where scopes can be seen, that of the protocol is among them."""
     unasked = replace(GOOD, claims=Claims("https://outlook.office.com", ("IMAP.AccessAsUser.All",)))
