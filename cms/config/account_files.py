@@ -188,6 +188,9 @@ def _toml(file: str, text: str) -> Iterator[Row]:
         where = _TOML_PLACE.search(told)
         line = int(where[1]) if where and where[1] else text.count("\n") + 1
         raise Mistake(f"this is not TOML: {_TOML_PLACE.sub('', told)}", place=Place(file, line)) from None
+    except RecursionError:
+        # tomllib's parser recurses for each bracket.
+        raise Mistake("this is not TOML: it is nested too deeply", place=Place(file, 1)) from None
     lines = [text.count("\n", 0, found.start()) + 1 for found in _TABLE.finditer(text)]
     tables = body.pop("account", [])
     # tomllib does not say where a table is. If each has a line of its own, these lines are in the same order.

@@ -183,6 +183,7 @@ class TestToml:
             ),
             ("[[account]]\nuser = a\n", 2, "this is not TOML: Invalid value"),
             ("[[account]]\nuser =", 2, "this is not TOML: Invalid value"),
+            (f"[[account]]\nuser = {'[' * 4000}", 1, "this is not TOML: it is nested too deeply"),
             (
                 '\n\ntenant = "example.com"\n[[account]]\nuser = "a@example.com"\n',
                 3,

@@ -14,7 +14,9 @@ from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Refused, Transient
 from cms.grants.credentials import parse
 from cms.grants.network.http import MAX_ANSWER
+from cms.grants.oauth2.client import OAuth2
 from cms.grants.oauth2.kept import Kept
+from cms.grants.providers import ExchangeEnd
 from cms.sandbox.directory import Client
 from cms.sandbox.faults import Fault
 from cms.sandbox.habits import CLIENT_ID, CLIENT_SECRET, GOOGLE_MAIL
@@ -28,6 +30,11 @@ def known(world: World, **more: object) -> World:
     """Return a world whose grant knows other things of its server."""
     assert world.grant.server
     return replace(world, grant=replace(world.grant, server=replace(world.grant.server, **more)))  # type: ignore[arg-type]  # the test's own names
+
+
+def outcome_of(end: ExchangeEnd) -> Transient:
+    assert isinstance(end.outcome, Transient), end.outcome
+    return end.outcome
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +66,16 @@ class TestDiscovery:
         assert isinstance(outcome, Transient)
         assert f"the server at {strict.issuer} says that it is {strict.issuer}/" == outcome.trouble.message
         assert "set issuer= of the account" in outcome.trouble.hint
+
+    def test_a_server_for_which_no_authority_vouches(self, at_strict: World, strict: Issuer) -> None:
+        """It may be anybody's: it gets neither a refresh token nor any other request, and nothing is lost."""
+        end = at_strict.sign_in()
+        before = len(strict.requests)
+        failed = replace(at_strict, client=OAuth2()).redeem(end)
+
+        assert (False, before) == (failed.unsure, len(strict.requests))
+        assert "certificate" in outcome_of(failed).trouble.message
+        assert token(at_strict.redeem(end))
 
     @pytest.mark.parametrize(
         ("fault", "kind"),
