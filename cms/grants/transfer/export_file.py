@@ -109,11 +109,25 @@ def decrypt(raw: bytes, passphrase: str, name: str) -> list[ExportedSignIn]:
 def _unpacked(packed: Mapping[str, Any]) -> ExportedSignIn:
     identity = [packed[name] for name in ("authority", "client_id", "login")]
     entry = entry_of(dict(packed["entry"]))
-    # The providers read it, and take it to be what they have written.
-    read_object(entry.cache)
+    if not _is_cache(read_object(entry.cache)):
+        raise TypeError
     if not all(isinstance(each, str) and each.isprintable() for each in (*identity, entry.who)):
         raise TypeError
     return ExportedSignIn(Grant(*identity), entry)
+
+
+def _is_cache(found: Mapping[str, Any]) -> bool:
+    """True if this has the form of what providers write, who do not check it: texts, or MSAL's tables of records of texts."""
+    records = [each for table in found.values() if not isinstance(table, str) for each in _values(table)]
+    texts = [each for record in records for each in _values(record)]
+    return all(isinstance(each, str | None) for each in texts)
+
+
+def _values(found: object) -> list[Any]:
+    """Return the values of an object. Raises TypeError for anything else."""
+    if not isinstance(found, dict):
+        raise TypeError
+    return list(found.values())
 
 
 def _header(head: bytes, name: str) -> dict[str, Any]:

@@ -55,6 +55,15 @@ def test_what_was_sealed_is_opened() -> None:
     assert "RefreshToken" not in repr(found)
 
 
+def test_every_providers_sign_in_is_opened() -> None:
+    """Microsoft's tables of records, in which something may be unknown, and the plain texts of the others."""
+    for cache in ('{"RefreshToken": {"a": {"secret": "x", "target": null}}}', '{"refresh_token": "x", "scope": ""}'):
+        raw = export_file.encrypt([(GRANT, replace(ENTRY, cache=cache))], "correct horse").encode()
+        (found,) = export_file.decrypt(raw, "correct horse", "/f")
+
+        assert cache == found.entry.cache
+
+
 def test_two_exports_have_nothing_in_common() -> None:
     """Salt and nonce are fresh each time, and nothing in the file is in clear but how to open it."""
     first, second = sealed(), sealed()
@@ -183,7 +192,18 @@ def test_names_that_would_move_a_cursor_are_refused(grant: Grant) -> None:
     assert "/f was written by a newer cms" == refusal(raw)
 
 
-@pytest.mark.parametrize("cache", ["", "no JSON", "[]", "[" * 4000])
+@pytest.mark.parametrize(
+    "cache",
+    [
+        "",
+        "no JSON",
+        "[]",
+        "[" * 4000,
+        '{"Account": 5}',
+        '{"RefreshToken": {"a": []}}',
+        '{"RefreshToken": {"a": {"secret": 5}}}',
+    ],
+)
 def test_a_sign_in_that_no_provider_has_written(cache: str) -> None:
     """Who made the file may have put anything into it. No provider gets to read that."""
     raw = export_file.encrypt([(GRANT, replace(ENTRY, cache=cache))], "correct horse").encode()
