@@ -143,8 +143,9 @@ class Browser:
         """Have the page light or dark, as the system of its reader wishes, or light and as narrow as a telephone."""
         wish = {"name": "prefers-color-scheme", "value": "dark" if look == "dark" else "light"}
         self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [wish]})
-        width = 360 if look == "narrow" else 1000
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        # As high as the page with two accounts, so that a picture of it has no scroll bar.
+        width, height = (360, 900) if look == "narrow" else (1000, 800)
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def without_scripts(self) -> None:
