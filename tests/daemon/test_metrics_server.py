@@ -77,15 +77,36 @@ async def test_a_fault_ends_one_connection_only() -> None:
 
 
 @in_trio
-async def test_connections_are_limited() -> None:
-    """One more than fits is closed without an answer; afterwards there is room again."""
+async def test_silent_connections_do_not_keep_monitoring_out() -> None:
+    """The oldest makes room: each user of the machine can connect to a port."""
     server = MetricsServer(metrics)
     async with trio.open_nursery() as nursery:
+        silent = []
         for _ in range(MAX_CONNECTIONS):
-            _, theirs = trio.testing.memory_stream_pair()
+            ours, theirs = trio.testing.memory_stream_pair()
+            silent.append(ours)
             nursery.start_soon(server.serve, theirs)
-        await trio.testing.wait_all_tasks_blocked()
-        refused = await ask(server, get())
+            await trio.testing.wait_all_tasks_blocked()
+        assert b"HTTP/1.1 200 OK" == (await ask(server, get())).splitlines()[0]
+        assert b"" == await silent[0].receive_some()
         nursery.cancel_scope.cancel()
 
-    assert (b"", b"HTTP/1.1 200 OK") == (refused, (await ask(server, get())).splitlines()[0])
+
+@in_trio
+async def test_connections_are_limited() -> None:
+    """One more than fits is closed without an answer while all others are answered; afterwards there is room again."""
+    ready = trio.Event()
+
+    async def slow() -> tuple[bytes, str]:
+        await ready.wait()
+        return await metrics()
+
+    server = MetricsServer(slow)
+    async with trio.open_nursery() as nursery:
+        for _ in range(MAX_CONNECTIONS):
+            nursery.start_soon(ask, server, get())
+        await trio.testing.wait_all_tasks_blocked()
+        assert b"" == await ask(server, get())
+        ready.set()
+
+    assert b"HTTP/1.1 200 OK" == (await ask(server, get())).splitlines()[0]
