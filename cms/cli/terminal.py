@@ -59,11 +59,19 @@ def coloured(stream: TextIO) -> bool:
     return os.environ.get("CLICOLOR") != "0" and os.environ.get("TERM", "") not in _PLAIN and stream.isatty()
 
 
-def _styled(text: str, stream: TextIO) -> str:
-    """Return a text that has passed `shown`, with the colours and links that the stream takes."""
+def in_colours(line: str) -> str:
+    """Return a line that has passed `shown`, with the colours that the standard output takes.
+
+    For a page that is drawn to the terminal's width: an address may be cut off there, so it is no link.
+    """
+    return _styled(line, sys.stdout, linked=False)
+
+
+def _styled(text: str, stream: TextIO, *, linked: bool = True) -> str:
+    """Return a text that has passed `shown`, with the colours and, if `linked`, the links that the stream takes."""
     if not coloured(stream):
         return text
-    links = stream.isatty() and not _NO_LINKS.fullmatch(os.environ.get("TERM", ""))
+    links = linked and stream.isatty() and not _NO_LINKS.fullmatch(os.environ.get("TERM", ""))
 
     def style(found: re.Match[str]) -> str:
         if found["word"]:

@@ -152,10 +152,14 @@ def _fitting(line: str, width: int) -> str:
 
 
 class Screen:
-    """The alternate screen of a terminal. `pause` ends early if the terminal's size changes."""
+    """The alternate screen of a terminal. `pause` ends early if the terminal's size changes.
 
-    def __init__(self, fd: int) -> None:
+    `style` returns a line with its colours.
+    """
+
+    def __init__(self, fd: int, style: Callable[[str], str] = str) -> None:
         self._fd = fd
+        self._style = style
         self._nudge = -1
 
     @contextmanager
@@ -193,7 +197,7 @@ class Screen:
     def draw(self, lines: Sequence[str]) -> None:
         """Show these lines and nothing else."""
         # In one write, so that no half-drawn screen is visible.
-        self._write(_HOME + "\r\n".join(f"{line}{_REST_OF_LINE}" for line in lines) + _REST_OF_SCREEN)
+        self._write(_HOME + "\r\n".join(f"{self._style(line)}{_REST_OF_LINE}" for line in lines) + _REST_OF_SCREEN)
 
     def pause(self, seconds: float) -> bytes:
         """Wait for this long, or until the terminal's size changes or keys are pressed; return those keys."""

@@ -144,6 +144,12 @@ def test_links_are_text_where_they_would_be_shown(tty: Tty, monkeypatch: pytest.
     assert f"{BOLD}`x`{PLAIN} https://a.test/\n" == tty.getvalue()
 
 
+def test_a_line_that_may_be_cut_off_has_no_links(tty: Tty) -> None:
+    """Half an address would be opened. It has its colours."""
+    with redirect_stdout(tty):
+        assert f"{RED}fail{PLAIN}  https://a.te…" == terminal.in_colours("fail  https://a.te…")
+
+
 def test_foreign_text_brings_no_colours(tty: Tty) -> None:
     """What is added comes after `shown`."""
     with redirect_stdout(tty):

@@ -242,7 +242,7 @@ def test_watching_ends_cleanly(line: tuple[int, int], number: int) -> None:
     looking.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(watch, "PAUSE_SECONDS", 0.01)
-        watch.watch(ask, Screen(theirs))
+        watch.watch(ask, Screen(theirs, lambda text: f"\x1b[1m{text}\x1b[0m"))
     looking.join(60)
     text = "".join(seen)
 
@@ -253,6 +253,7 @@ def test_watching_ends_cleanly(line: tuple[int, int], number: int) -> None:
         "no accounts are",
     )
     assert sorted(found := [text.index(each) for each in places]) == found
+    assert "\x1b[1mNO ANSWER: no daemon is running; waiting for it\x1b[0m\x1b[K" in text, "each line has its colours"
     assert text.endswith("\x1b[?25h\x1b[?1049l")
 
 

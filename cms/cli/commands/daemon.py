@@ -16,7 +16,7 @@ from cms.cli.client import NoDaemon
 from cms.cli.commands.options import config_option, config_path, ended, examples, json_option, user_argument
 from cms.cli.connect import connect, is_configured
 from cms.cli.run_line import VALUES, Run, run_anew
-from cms.cli.terminal import say, say_at_length, working
+from cms.cli.terminal import in_colours, say, say_at_length, working
 from cms.core.status_table import as_text, problems_only
 from cms.core.status_text import Document
 from cms.core.words import CRITICAL, OK, UNKNOWN, WARNING, plugin_line
@@ -152,7 +152,7 @@ def _watch(user: str, *, problems: bool, alone: bool) -> int:
         raise click.UsageError("--watch cannot be combined with --json or --check.")
     if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         raise click.UsageError("--watch needs a terminal; `cms status` prints the same once.")
-    watch.watch(partial(_document, user, problems=problems), watch.Screen(sys.stdout.fileno()))
+    watch.watch(partial(_document, user, problems=problems), watch.Screen(sys.stdout.fileno(), in_colours))
     return 0
 
 
