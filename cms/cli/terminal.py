@@ -88,6 +88,11 @@ def say(text: str) -> None:
     click.echo(_styled(shown(located(text)), sys.stdout), color=coloured(sys.stdout))
 
 
+def columns() -> int | None:
+    """Return the width of the terminal that shows the standard output, None if none does."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def has_pager() -> bool:
     """True if a person at a terminal reads what `say_at_length` prints."""
     return sys.stdin.isatty() and sys.stdout.isatty()
@@ -95,9 +100,9 @@ def has_pager() -> bool:
 
 def say_at_length(text: str) -> None:
     """Print to the standard output; what is longer than the screen goes through the person's pager."""
-    columns, rows = shutil.get_terminal_size()
+    wide, rows = shutil.get_terminal_size()
     # One row is the prompt's.
-    if not has_pager() or sum(max(1, -(-len(line) // columns)) for line in text.split("\n")) < rows:
+    if not has_pager() or sum(max(1, -(-len(line) // wide)) for line in text.split("\n")) < rows:
         say(text)
         return
     # What git tells less: colours pass, and the text stays on the screen.

@@ -198,16 +198,17 @@ def _given(account: Document) -> str:
 
 
 def wrapped(label: str, text: str, width: int) -> str:
-    """Return a labelled paragraph that fits the terminal.
+    """Return a labelled paragraph that fits the terminal."""
+    return filled(text, width, f"  {label:<{_LABEL}}", " " * (_LABEL + 2))
+
+
+def filled(text: str, width: int, first: str, others: str) -> str:
+    """Return a text in lines of this width; `first` begins its first line, and `others` the rest.
 
     Commands, addresses and paths are never broken: people copy them.
     """
     whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), printable(text))
-    return textwrap.fill(
-        whole,
-        width,
-        initial_indent=f"  {label:<{_LABEL}}",
-        subsequent_indent=" " * (_LABEL + 2),
-        break_long_words=False,
-        break_on_hyphens=False,
-    ).replace(_NO_BREAK, " ")
+    lines = textwrap.fill(
+        whole, width, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
+    )
+    return lines.replace(_NO_BREAK, " ")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from cms.cli.client import NoDaemon
 from cms.cli.commands.options import config_option, config_path, ended, examples, json_option, user_argument
 from cms.cli.connect import connect, is_configured
 from cms.cli.run_line import VALUES, Run, run_anew
-from cms.cli.terminal import in_colours, say, say_at_length, working
+from cms.cli.terminal import columns, in_colours, say, say_at_length, working
 from cms.core.status_table import as_text, problems_only
 from cms.core.status_text import Document
 from cms.core.words import CRITICAL, OK, UNKNOWN, WARNING, plugin_line
@@ -138,8 +137,7 @@ def _text(answer: dict[str, Any], *, as_json: bool, full: bool, problems: bool) 
         return json.dumps(document, indent=2)
     if problems and not document["accounts"]:
         return "no account has a problem"
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return as_text(document, width, full=full).rstrip("\n")
+    return as_text(document, columns(), full=full).rstrip("\n")
 
 
 def _asked(user: str) -> dict[str, Any]:

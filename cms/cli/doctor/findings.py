@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cms.core.status import of_anyone
 from cms.core.status_table import some
-from cms.core.status_text import WIDTH
+from cms.core.status_text import WIDTH, filled
 from cms.core.words import CRITICAL, OK, WARNING
 from cms_oauth.diagnosis import verdicts
-from cms_oauth.diagnosis.verdicts import Verdict, all_lines, printable
+from cms_oauth.diagnosis.verdicts import Verdict, all_lines
 
 # "skip" is for what could not be checked: neither good nor bad.
 LEVELS = {"pass": OK, "skip": OK, "warn": WARNING, "fail": CRITICAL}
@@ -22,6 +21,8 @@ JSON_VERSION = 1
 
 # The width of the column with the checks' names.
 _TITLES = 16
+# Beside that column there is no room for words in less.
+_NARROWEST = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +111,17 @@ def exit_code(findings: Sequence[Finding]) -> int:
     return max((LEVELS[each.level] for each in findings), default=OK)
 
 
-def as_text(finding: Finding) -> list[str]:
-    """Return a finding as lines for a terminal."""
+def as_text(finding: Finding, width: int = WIDTH) -> list[str]:
+    """Return a finding as lines for a terminal of this width, in columns."""
+    width = max(_NARROWEST, min(width, WIDTH))
     margin = " " * (_TITLES + 7)
-    head = textwrap.wrap(
-        printable(finding.message),
-        WIDTH,
-        initial_indent=f"{finding.level:<5} {finding.check:<{_TITLES}} ",
-        subsequent_indent=margin,
-        # Addresses, paths and the steps below are never broken, because people copy them.
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    if not finding.verdicts:
-        return head
-    return [*head, *(f"{margin}{line}" for line in all_lines(finding.verdicts))]
+    paragraphs = [filled(finding.message, width, f"{finding.level:<5} {finding.check:<{_TITLES}} ", margin)]
+    for line in all_lines(finding.verdicts) if finding.verdicts else ():
+        said = line.lstrip()
+        indent = margin + " " * (len(line) - len(said))
+        # Below the text of a step, which begins behind its number.
+        paragraphs.append(filled(said, width, indent, f"{indent}   "))
+    return [line for each in paragraphs for line in each.splitlines()]
 
 
 def summary(findings: Sequence[Finding]) -> str:

@@ -31,8 +31,9 @@ from cms.cli.doctor.findings import (
     summary,
     yours,
 )
-from cms.cli.terminal import Progress
+from cms.cli.terminal import Progress, columns
 from cms.config.model import Config
+from cms.core.status_text import WIDTH
 from cms.system import threads
 from cms.system.files import oddity, place_new, write_private
 from cms_oauth.microsoft import TENANT_WORDS
@@ -148,7 +149,7 @@ def examine_and_report(examination: Examination, bundle_path: str, say: Callable
         told.append(finding)
         if not as_json:
             progress("")
-            say("\n".join(as_text(finding)))
+            say("\n".join(as_text(finding, columns() or WIDTH)))
 
     findings = examine(examination, tell, progress)
     say(json.dumps(as_data(findings, VERSION), indent=2) if as_json else f"\n{summary(told)}")

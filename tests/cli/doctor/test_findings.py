@@ -81,6 +81,18 @@ def test_a_long_message_is_wrapped() -> None:
     assert path in lines[-1]
 
 
+def test_an_explanation_fits_the_terminal() -> None:
+    """Its lines are below each other, and a command is whole; a text for a program or a wide terminal has 100 columns."""
+    command = "`cms " + "reload --now " * 2 + "`"
+    long = failed("token", "word " * 30, yours("x", "because " * 30, "do this " * 8 + command))
+    narrow, usual = as_text(long, 80), as_text(long)
+
+    assert max(map(len, narrow)) <= 80 < max(map(len, usual)) <= 100
+    assert command in "\n".join(narrow)
+    assert any(line.startswith(" " * 28 + "do this") for line in narrow), "below the step's text"
+    assert as_text(long, 10) == as_text(long, 50)
+
+
 def lacking(user: str, protocol: str) -> Finding:
     step = f"sign in: `{cms('login', user)}`"
     return failed("token", f"{user}, {protocol}: refused", yours("refused", f"{user} has no sign-in", step)).about(
