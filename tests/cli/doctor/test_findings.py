@@ -89,7 +89,7 @@ def test_an_explanation_fits_the_terminal() -> None:
 
     assert max(map(len, narrow)) <= 80 < max(map(len, usual)) <= 100
     assert command in "\n".join(narrow)
-    assert any(line.startswith(" " * 28 + "do this") for line in narrow), "below the step's text"
+    assert narrow[-1] == f"{'':28}this do this {command}", "below the text of the step"
     assert as_text(long, 10) == as_text(long, 50)
 
 
