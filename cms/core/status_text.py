@@ -153,8 +153,8 @@ def _taken(asked: Document | None) -> str:
 
 
 def error_label(problem: Document) -> str:
-    """Return what to call the last error. That nobody has signed in yet is none."""
-    return "reason" if problem["kind"] == "no-sign-in" else "last error"
+    """Return what to call the last error. That nobody has signed in yet, or that somebody has signed out, is none."""
+    return "reason" if problem["kind"] in ("no-sign-in", "signed-out") else "last error"
 
 
 def error_text(problem: Document) -> str:

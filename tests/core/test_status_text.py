@@ -114,12 +114,16 @@ def test_entras_number_is_not_told_twice() -> None:
     assert text.count("AADSTS50173") == 1
 
 
-def test_a_first_sign_in_is_no_error() -> None:
-    """Nobody has done anything wrong yet."""
-    trouble = replace(REVOKED, kind="no-sign-in", message="a@example.test has not signed in yet", aadsts=None)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("no-sign-in", "a@example.test has not signed in yet"), ("signed-out", "signed out with `cms logout`")],
+)
+def test_what_a_person_has_done_is_no_error(kind: str, message: str) -> None:
+    """Nothing went wrong before a first sign-in, nor after a sign-out."""
+    trouble = replace(REVOKED, kind=kind, message=message, aadsts=None)
     text = text_of(describe([entry(Life(None, NeedsSignIn(NOW, trouble)))], NOW, WALL))
 
-    assert "  reason        a@example.test has not signed in yet\n" in text
+    assert f"  reason        {message}\n" in text
     assert "last error" not in text
 
 
