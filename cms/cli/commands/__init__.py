@@ -32,7 +32,7 @@ _COMMANDS = {
     "check": ("configuration:check", "Check the configuration, without starting anything."),
     "demo": ("demo:demo", "Try cms in a sandbox, without an account."),
     "doctor": ("doctor:doctor", "Check everything that mail needs."),
-    "explain": ("explain:explain", "Explain an error of Microsoft's or of a mail server."),
+    "explain": ("explain:explain", "Explain an error of a provider's or of a mail server."),
     "export": ("sign_ins:export", "Write sign-ins to FILE, for `cms import` elsewhere."),
     "import": ("sign_ins:bring_in", "Import sign-ins from a file or a keyring entry."),
     "init": ("init:init", "Set up cms, step by step."),

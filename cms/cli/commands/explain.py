@@ -19,7 +19,7 @@ from cms.cli.commands.options import examples, json_option
 @click.argument("text", nargs=-1)
 @json_option
 def explain(text: tuple[str, ...], *, as_json: bool) -> int:
-    """Explain an error of Microsoft's or of a mail server.
+    """Explain an error of a provider's or of a mail server.
 
     TEXT is an AADSTS number, a server's reply or a line of a log. Without TEXT, the standard input is read. Needs
     neither a daemon nor an account.
