@@ -18,7 +18,8 @@ from cms_oauth.text import printable
 _AADSTS = re.compile(r"\bAADSTS ?(\d{4,9})\b|\bError Code: ?(\d{5,9})\b", re.IGNORECASE)
 # A number alone, as people copy it.
 _NUMBER_ALONE = re.compile(r"\s*(\d{5,9})\s*")
-_OAUTH_ERROR = re.compile(r"""\berror["']?\s*[:=]\s*["']?([a-z]+(?:_[a-z]+)+)\b""")
+# Google's page says "Error 400: admin_policy_enforced".
+_OAUTH_ERROR = re.compile(r"""\b[Ee]rror(?: 4\d\d)?["']?\s*[:=]\s*["']?([a-z]+(?:_[a-z]+)+)\b""")
 _SUBERROR = re.compile(r"""\bsuberror["']?\s*[:=]\s*["']?([a-z_]+)\b""")
 
 # A mail server's reply, wherever it stands in a line. SMTP: a code with an enhanced code, or a code that begins the line

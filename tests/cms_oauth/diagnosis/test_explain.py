@@ -14,6 +14,7 @@ KNOWN = {
     "Error Code: 53003": "conditional-access",
     '{"error": "invalid_grant", "suberror": "bad_token"}': "refresh-token-invalid",
     "http://localhost/?error=consent_required&state=x": "no-consent",
+    "Error 400: admin_policy_enforced": "application-blocked",
     "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant. [x]": "smtp-auth-off-organisation",
     "msmtp: server message: 535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the "
     "Mailbox.": "smtp-auth-off-mailbox",
