@@ -11,7 +11,7 @@ import pytest
 import trio
 from support.keeper import SCOPES, SECRET
 from support.sockets import CLOSED, STRANGER, TOKENS, Kind, connections_are_from, read_all, serving
-from support.trio_run import in_trio
+from support.trio_run import in_trio, until
 
 from cms.core.lifecycle import Deny, Need
 from cms_oauth import wire
@@ -241,9 +241,9 @@ async def test_thousands_of_strings_of_nonsense_do_no_harm(
             asked = request if kind.at_once else request.partition(b"\n")[0]
             assert SECRET.encode() not in said or is_good(asked), request
             assert said == b"" or said == PLAIN["xoauth2"] or SECRET.encode() == said or b"{" == said[:1]
-        after = open_files()
+        # The last connection may close a moment after its answer.
+        await until(lambda: open_files() <= before)
 
-    assert before == after
     assert "failed" not in capsys.readouterr().out
 
 
