@@ -65,14 +65,12 @@ _UNMEASURED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
 _TRACED = "%file,%desc,%network"
 
 # A worker that has loaded beforehand what it loads for its first refresh: hundreds of calls that have to do with no sign-in.
-_LOADED = (
-    sys.executable,
-    "-I",
-    "-c",
-    "import sys, cms.grants.entra.client, cms.grants.oauth2.client, cms.grants.serve\n"
-    "from cms.grants.__main__ import main\n"
-    "sys.exit(main())",
-)
+_LOADED_FIRST = """\
+import sys, cms.grants.entra.client, cms.grants.oauth2.client, cms.grants.serve
+from cms.grants.__main__ import main
+sys.exit(main())
+"""
+_LOADED = (sys.executable, "-I", "-c", _LOADED_FIRST)
 
 # Seconds: from a request's arrival at Entra to the end of what the worker makes of the answer, and some more.
 _HESITATION = 0.02
