@@ -237,3 +237,10 @@ def _word(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value
+
+
+def of_anyone(text: str, user: str) -> str:
+    """Return a text with USER for an account's name, as it is and as an argument of a command."""
+    for each in (str(Command((user,))), user) if user else ():
+        text = text.replace(each, "USER")
+    return text

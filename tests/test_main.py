@@ -137,6 +137,7 @@ _QUESTION = {
 _SIGN_IN = {
     *_ASK,
     *("cms.cli.commands.sign_ins", "cms.cli.login", "cms.cli.browser", "cms.cli.transfer", "cms_oauth.addresses"),
+    *("cms_oauth.providers", "cms_oauth.microsoft"),
 }
 # None of the daemon's libraries, and nothing that loads OpenSSL.
 _HEAVY = {

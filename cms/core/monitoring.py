@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from cms.core.status import STATES, Concern, StatusRow, concerns, exit_code, of_anyone
+from cms.core.status import STATES, Concern, StatusRow, concerns, exit_code
 from cms.core.words import NAMELESS, UNKNOWN, WORST_FIRST, plugin_line
+from cms_oauth.moves import of_anyone
 from cms_oauth.text import printable
 
 # Nagios reads 4,096 bytes of a plugin's output and NRPE may pass on 1,024; mails and pagers show less. The numbers take

@@ -17,7 +17,7 @@ from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settle
 from cms.core.preflight import covers, fits, misfit_of, permission_of, uncovered
 from cms.core.words import CRITICAL, MEMORY_WARNING, OK, UNKNOWN, WARNING, duration
 from cms_oauth.frozen import dataclass
-from cms_oauth.moves import NOTHING_TO_DO, Command, cms, fill, signs_in
+from cms_oauth.moves import NOTHING_TO_DO, cms, fill, of_anyone, signs_in
 from cms_oauth.providers import MICROSOFT
 from cms_oauth.text import printable
 
@@ -445,13 +445,6 @@ def _of_state(severity: int, row: StatusRow) -> Concern:
         reason = f"{row.problem.reason}: {reason}"
     said = f"{row.state}: {reason}"
     return Concern(severity, of_anyone(said, row.user), said, row.next_move)
-
-
-def of_anyone(text: str, user: str) -> str:
-    """Return a text with USER for an account's name, as it is and as an argument of a command."""
-    for each in (str(Command((user,))), user) if user else ():
-        text = text.replace(each, "USER")
-    return text
 
 
 def exit_code(rows: Sequence[StatusRow], *, memory_chosen: bool = False, troubles: Sequence[str] = ()) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from cms.core.status import of_anyone
 from cms.core.status_text import (
     NARROWEST,
     WIDTH,
@@ -27,7 +26,7 @@ from cms.core.status_text import (
 )
 from cms.core.status_text import as_text as in_full
 from cms.core.words import NAMELESS, WORST_FIRST
-from cms_oauth.moves import cms
+from cms_oauth.moves import cms, of_anyone
 from cms_oauth.text import printable
 
 # As many accounts fit a screen with everything about them. More are a table.

@@ -16,7 +16,7 @@ from cms.config.model import ConfigError
 from cms.core.accounts import Unclear
 from cms.core.lifecycle import Granted, Outcome, Settled, Trouble
 from cms.core.monitoring import check_line
-from cms.core.status import Daemon, StatusRow, as_json, exit_code, of_anyone
+from cms.core.status import Daemon, StatusRow, as_json, exit_code
 from cms.core.status_table import some
 from cms.core.words import NAMELESS
 from cms.daemon.control.answers import (
@@ -38,7 +38,7 @@ from cms.system.clock import Clock
 from cms.system.listener import ListenError
 from cms.system.logs import get_logger
 from cms_oauth.frozen import dataclass
-from cms_oauth.moves import fill
+from cms_oauth.moves import fill, of_anyone
 
 # How long `cms reload` waits to find out who has to sign in: for a new account the worker must start and read the vault.
 RELOAD_PATIENCE = 3.0

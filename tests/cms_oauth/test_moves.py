@@ -25,6 +25,7 @@ from cms_oauth.moves import (
     fill,
     from_data,
     in_person,
+    of_anyone,
     parts_of,
     signs_in,
 )
@@ -191,3 +192,10 @@ def test_what_is_no_move(data: Any) -> None:
 def test_promises_are_known_by_their_kind() -> None:
     """What cms does by itself is a part, so that a person can be told something else."""
     assert (RETRIES,) == fill("{retries}").parts
+
+
+def test_a_text_about_one_account_becomes_one_about_anyone() -> None:
+    """Also where the name is an argument that a shell needs quoted; without a name nothing is replaced."""
+    user = "o'connor@domain.com"
+    assert "USER: `cms login USER`" == of_anyone(f"{user}: `{cms('login', user)}`", user)
+    assert "`cms login`" == of_anyone("`cms login`", "")

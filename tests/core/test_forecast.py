@@ -226,7 +226,9 @@ def test_memory_is_bounded_and_keeps_the_latest(endings: tuple[Ending, ...]) -> 
 
     assert len(kept) <= REMEMBERED * len(set(REASONS.values()))
     assert len({each.given_at for each in kept}) == len(kept)
-    assert list(dict.fromkeys(each for each in endings if each in kept)) == list(kept)
+    # One that was dropped may come again, and is the latest then.
+    left = iter(endings)
+    assert all(each in left for each in kept)
 
 
 @given(st.floats(2 * HOUR, 300 * DAY), st.integers(2, 6), st.floats(0.0, 1.0))

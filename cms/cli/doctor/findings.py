@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cms.core.status import of_anyone
 from cms.core.status_table import some
 from cms.core.status_text import WIDTH, filled
 from cms.core.words import CRITICAL, OK, WARNING
 from cms_oauth.diagnosis import verdicts
 from cms_oauth.diagnosis.verdicts import Verdict, all_lines
+from cms_oauth.moves import of_anyone
 
 # "skip" is for what could not be checked: neither good nor bad.
 LEVELS = {"pass": OK, "skip": OK, "warn": WARNING, "fail": CRITICAL}
