@@ -34,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell starts what it puts in the background so, and Ctrl-C would be lost on the programs under test.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # As `nohup` starts it. This process goes on ignoring it, and what it starts does not inherit that.
+        signal.signal(signal.SIGHUP, lambda *_: None)
     # A busy machine makes an example slow, never wrong. Where CI is set, Hypothesis does so by itself.
     settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("patient")
