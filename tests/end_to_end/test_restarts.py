@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.daemon import Daemon, account_line, ask, settings_lines
 from support.proofs import write_private
+from support.waiting import until
 from support.whole_daemon import HOUR, WholeDaemon, on_moving_clock, whole_daemon
 
 from cms.core.accounts import Grant, Source, mail_scopes
@@ -58,6 +59,8 @@ def test_with_entra_out_of_reach_the_held_token_is_served(daemon: Daemon, entra:
 
     refused = token_hash(held.decode().strip())
     assert held == token(daemon, f"rejected={refused}"), "there is no other"
+    # A slow worker may not have heard of it yet.
+    until(lambda: '"failing"' in daemon.cms("status", "--json").stdout, "the worker's answer")
     daemon.restart()
     assert b"" == token(daemon)
 

@@ -24,7 +24,7 @@ from cms.sandbox.tokens import unb64url
 
 ME = "me@domain.com"
 
-REFRESHES = 20
+REFRESHES = 10
 # Seconds: tokens that live for twelve are renewed after a tenth of that, as early as can be. A busy machine may take a
 # good many of them for a renewal, and a whole one to remove the file in time.
 LIFE, REFRESH_BEFORE = 12.0, 11
@@ -81,7 +81,7 @@ def reader(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def test_a_reader_never_sees_anything_but_a_fresh_token(broker: Daemon, entra: Entra) -> None:
-    """Across twenty refreshes: no half of one, no empty file, none that had expired, and never no file at all."""
+    """Across ten refreshes: no half of one, no empty file, none that had expired, and never no file at all."""
     path = broker.home / "token"
     entra.token_life = LIFE
     begin(broker, entra, path)
