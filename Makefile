@@ -47,8 +47,8 @@ LOCKED := .venv-locked
 NEWEST := .venv-newest
 PYTHONS = python3.11 python3.12 python3.13 python3.14
 
-# Two at a time: the tests start real servers, and CI has two cores.
-JOBS ?= 2
+# CI has two cores, and the tests wait for real programs a third of the time.
+JOBS ?= 3
 
 # A release of Debian, and arguments of pytest's instead of the whole suite.
 SUITE ?= trixie
