@@ -182,7 +182,9 @@ def test_the_search_finds_what_is_there(story: Story) -> None:
 def processes(broker: Broker) -> Iterator[dict[str, int]]:
     """The daemon and a worker that is at work."""
     with broker.signing_in("paste"):
-        yield {"broker": broker.pid, "worker": until(lambda: proc.workers(broker.pid), "a worker")[0]}
+        # One that was at work before may still be leaving.
+        until(lambda: len(proc.workers(broker.pid)) == 1, "the worker")
+        yield {"broker": broker.pid, "worker": proc.workers(broker.pid)[0]}
 
 
 def readable(pid: int) -> list[str]:
