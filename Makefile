@@ -47,7 +47,7 @@ LOCKED := .venv-locked
 NEWEST := .venv-newest
 PYTHONS = python3.11 python3.12 python3.13 python3.14
 
-# CI has two cores, and the tests wait for real programs a third of the time.
+# One more than CI has cores: now and then a test waits for a real program.
 JOBS ?= 3
 
 # A release of Debian, and arguments of pytest's instead of the whole suite.

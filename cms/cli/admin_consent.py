@@ -88,7 +88,8 @@ def no_administrator(account: Account) -> str:
     """Return why an account has no administrator who could consent, "" if it has one."""
     grant = account.grant
     if grant.server:
-        return f"a page for an administrator's consent is Microsoft's, and this account is of {PROVIDERS[grant.provider].title}"
+        title = PROVIDERS[grant.provider].title
+        return f"only Microsoft has a page for an administrator's consent, and this account is of {title}"
     if grant.sign_in == "managed-identity":
         return (
             "a managed identity has no consent page: an administrator assigns its permissions, with the commands in"

@@ -68,7 +68,7 @@ _PORT = re.compile(r"\d{1,5}", re.ASCII)
 _HOST = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*", re.ASCII)
 _SCOPE = re.compile(r"((?:https|api)://[^/\s]+(?:/[^/\s]+)*)/([A-Za-z0-9._-]+)", re.ASCII)
 
-
+# RFC 6749, 3.3.
 _ANY_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 

@@ -16,7 +16,7 @@ from cms_oauth.json_object import read_object
 from cms_oauth.microsoft import PERMISSIONS
 from cms_oauth.providers import CLIENT_AUTH, DYNAMIC, GOOGLE, MICROSOFT, OWN, PROVIDERS, Provider, Server
 
-# What a sign-in at a server of one's own asks for if the file does not say: a name, and a refresh token.
+# What a sign-in at your own server asks for unless the configuration has scopes=: a name, and a refresh token.
 _USUAL_SCOPES = ("openid", "email", "offline_access")
 
 # Google's client files have a few hundred bytes. The id in it has to fit into the header of a vault file.

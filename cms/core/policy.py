@@ -150,8 +150,8 @@ def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[
     for account in meant:
         if name in account.scopes:
             return Allow(account, account.scopes[name])
-    # The socket serves it, so that the account has protocols= of its own: without them it has its sockets' scopes.
-    return _no_protocol(name, f"the protocols= of this account leave {name} out", "its Office365_Account")
+    # The socket serves this protocol, so the account must have its own protocols=, and they leave it out.
+    return _no_protocol(name, f"the protocols= of this account leave {name} out", "the account")
 
 
 def _meant(user: str, rules: Rules, signed_in: Callable[[Grant], str]) -> Sequence[Account]:

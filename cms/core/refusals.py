@@ -1,7 +1,7 @@
 """Turns the error answers of providers into a message that says what happened and a hint with the next command.
 
-The tables of errors are `cms_oauth.diagnosis.entra` and `oauth2`, which have longer explanations too. Messages are in cms's own words
-and give the number to look up; the provider's text is never repeated.
+The tables of errors are `cms_oauth.diagnosis.entra` and `oauth2`, which have longer explanations too. Messages are in cms's
+own words and give the number or word to look up; the provider's text is never repeated.
 """
 
 from __future__ import annotations

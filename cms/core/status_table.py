@@ -154,7 +154,7 @@ def some(names: Sequence[str], most: int = MOST_NAMED) -> str:
 
 def _order(account: Document) -> tuple[int, int, str]:
     state = account["state"]
-    # Any other is a newer daemon's, and nobody knows how bad it is.
+    # A newer daemon may have a state that is not in the list. Nobody here knows how bad it is, so it comes first.
     known = WORST_FIRST.index(state) if state in WORST_FIRST else -1
     return -account.get("severity", 0), known, account["user"]
 

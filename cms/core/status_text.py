@@ -153,13 +153,14 @@ def _taken(asked: Document | None) -> str:
 
 
 def error_label(problem: Document) -> str:
-    """Return what to call the last error. That nobody has signed in yet, or that somebody has signed out, is none."""
+    """Return the label of the last error: "reason" if nobody has signed in, or somebody signed out, which are no errors."""
     return "reason" if problem["kind"] in ("no-sign-in", "signed-out") else "last error"
 
 
 def error_text(problem: Document) -> str:
     """Return the last error, with the provider's word for it once."""
-    error, reason = problem["message"], problem["reason"]
+    # A daemon from before an upgrade does not send it.
+    error, reason = problem["message"], problem.get("reason", "")
     return error if reason in error else f"{reason}: {error}"
 
 

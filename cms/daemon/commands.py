@@ -161,7 +161,7 @@ class Commands:
                 if not isinstance(outcome, Granted):
                     said = f"a token of {self._registry.name_of(keeper)} is still stored: {outcome.trouble.message}"
                     return Result(False, said, outcome.trouble.hint)
-        # Also those who have signed in meanwhile, and whoever is about to.
+        # Every account: somebody may have signed in meanwhile, or may be signing in now.
         result = await self._sign_out(keepers, signed_in)
         if not deleted:
             return result

@@ -393,7 +393,7 @@ class Keeper:
         if refused:
             self._rejected |= {need.rejected}
         elif need.rejected and before.held is None:
-            # A stored token may be that one. No more than one is remembered of those that nobody here has seen.
+            # The stored token may be the one that the client names. Keep one such hash only: a client can send any number.
             self._rejected = frozenset({need.rejected})
         if refused or need.min_valid is not None:
             self.lives[scopes], self._budget, over_budget = demand_fresh(

@@ -1,4 +1,6 @@
-"""What an application proves itself with: a secret, a certificate, or an assertion of another program; and what its refusals mean.
+"""What an application proves itself with, and what its refusals mean.
+
+That is a secret, a certificate, or an assertion that another program makes.
 
 Everything is read anew for each token, so a renewed certificate, a replaced secret and an assertion that Kubernetes or a
 pipeline has rotated are used at once.

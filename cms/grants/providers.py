@@ -1,6 +1,7 @@
 """What the service asks of a provider of tokens, as protocols, and what every provider does alike.
 
-Microsoft Entra is one provider (`cms.grants.entra`), all others are another (`cms.grants.oauth2`). A provider knows neither the vault nor another provider.
+Microsoft Entra is one provider (`cms.grants.entra`), all others are another (`cms.grants.oauth2`). A provider knows neither
+the vault nor another provider.
 """
 
 from __future__ import annotations

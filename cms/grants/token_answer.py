@@ -1,6 +1,7 @@
-"""Judges what a token endpoint has answered, before MSAL sees it. Pure.
+"""Judges what a token endpoint has answered, whichever provider's. Pure.
 
-MSAL does not check: it passes an empty access token on, and replaces a stored refresh token with an empty one.
+For Microsoft's answers this comes before MSAL, which does not check: it passes an empty access token on, and replaces a
+stored refresh token with an empty one.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ UNKNOWN_PROTOCOL = Verdict(
     "you",
     (
         'add it in the configuration: CredentialServer(..., protocols=["SMTP", "IMAP"]), then {reload}',
-        "if the account has protocols= of its own (Office365_Account): add it there too",
+        "if the account has protocols= of its own: add it there too",
     ),
     _AT_ONCE,
     words=("unknown-protocol", "protocols="),

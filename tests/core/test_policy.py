@@ -250,7 +250,7 @@ def test_an_account_without_scopes_for_a_protocol_does_not_serve_it() -> None:
     assert code(answer) == "unknown-protocol"
     assert isinstance(answer, Deny)
     assert "the protocols= of this account leave IMAP out" == answer.message
-    assert '"IMAP" to protocols= of its Office365_Account' in answer.hint
+    assert '"IMAP" to protocols= of the account' in answer.hint
 
 
 def test_an_account_without_a_user_has_the_name_that_signed_in() -> None:

@@ -18,7 +18,7 @@ from cms.sandbox import stage
 def demo(arguments: tuple[str, ...], *, keep: bool) -> int:
     """Try cms in a sandbox, without an account.
 
-    Shows a sign-in, tokens and a login at a mail server, all simulated on this machine. With --keep, two accounts and
+    Shows a sign-in, tokens and a login at a mail server, all simulated on this machine. With --keep, three accounts and
     the mail server stay, and the commands to try are printed.
     """
     return stage.main([*(("--keep",) if keep else ()), *arguments])

@@ -183,7 +183,7 @@ def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bo
 def usable(config: Config, *, own: bool = True) -> list[Finding]:
     """Return what would prevent a daemon with this configuration from serving, as far as can be seen without one.
 
-    If it is not this user's `own` daemon, nothing is said of what only that daemon's user can try.
+    `own` is False if another user runs it: then only what this user can judge is looked at.
     """
     owner = probe_machine.owner_of(config)
     found = list[Finding]()

@@ -4,7 +4,7 @@ It works around some of MSAL's behaviour:
 
 - a fresh app for every exchange, so that its throttling layer never replays a failure of up to an hour ago as an answer;
 - `force_refresh`, so that a refused refresh token is never hidden behind an ageing access token;
-- an answer is judged before MSAL sees it (`cms.grants.exchange`), and a new refresh token is kept whatever else is wrong with it;
+- an answer is judged before MSAL sees it (`cms.grants.exchange`), and a new refresh token is kept whatever else is wrong;
 - discovery is ours, once per process, so that making an app needs no network and tells no config error from an outage;
 - HTTP is ours (`cms.grants.network.http`): it has a deadline and a bound on size, and remembers status and Retry-After.
 

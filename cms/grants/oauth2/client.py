@@ -97,7 +97,7 @@ class OAuth2:
         return exchange.signed_in(result, kept=refresh_token)
 
     def mint(self, grant: Grant, scopes: Scopes, secret: Secret) -> Outcome:
-        """Get the token of a mailbox for a service account (RFC 7523). Nobody signs in, and nothing is stored."""
+        """Get a mailbox's token for a service account (RFC 7523). No person signs in, so there is no refresh token."""
         exchange = self._exchange(grant, "")
         if not isinstance(exchange, Exchange):
             return exchange
@@ -110,7 +110,7 @@ class OAuth2:
         return exchange.granted(result, scopes, "") if isinstance(result, dict) else result
 
     def exportable(self, cache: str) -> bool:  # noqa: ARG002 - the service asks every provider this
-        """True: whoever has the refresh token can use it."""
+        """Return True: a refresh token works on any machine."""
         return True
 
     def _exchange(self, grant: Grant, secret: Secret, client_id: str = "") -> Exchange | Outcome:

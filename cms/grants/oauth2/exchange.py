@@ -158,7 +158,7 @@ class Exchange(TokenExchange):
         )
 
     def _person(self, answer: Mapping[str, Any], nonce: str) -> Person | Outcome:
-        """Return who has signed in: by the id token, else by the userinfo endpoint; nobody if neither says."""
+        """Return who has signed in, as the id token says, else the userinfo endpoint; a nameless person if neither does."""
         claims = jwts.claims_in(answer["id_token"]) if "id_token" in answer else {}
         if claims and (wrong := self._fault_of(claims, nonce)):
             return Transient(garbage(self.grant, wrong))

@@ -239,10 +239,7 @@ def _wrong_protocol(place: Place, asked: _Asked, spec: SocketSpec) -> Verdict | 
     if protocol not in spec.protocols:
         cause, where = f"{spec.path} serves {', '.join(spec.protocols)}, and no {protocol}", "this CredentialServer"
     elif meant and not any(protocol in each.scopes for each in meant):
-        cause, where = (
-            f"the protocols= of {meant[0].user or 'the account'} leave {protocol} out",
-            "its Office365_Account",
-        )
+        cause, where = f"the protocols= of {meant[0].user or 'the account'} leave {protocol} out", "the account"
     else:
         return None
     step = f'add "{protocol}" to protocols= of {where}, or change line {place.line} of {place.path}'

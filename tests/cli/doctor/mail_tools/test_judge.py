@@ -100,7 +100,7 @@ def test_an_account_with_protocols_of_its_own(user: str, asked: str) -> None:
     assert ("fail" if certain else "pass") == found.level
     if certain:
         assert f"the protocols= of {user or 'the account'} leave IMAP out" == found.verdicts[0].cause
-        assert found.verdicts[0].steps[0].startswith('add "IMAP" to protocols= of its Office365_Account')
+        assert found.verdicts[0].steps[0].startswith('add "IMAP" to protocols= of the account')
 
 
 @pytest.mark.parametrize(
