@@ -49,7 +49,6 @@ class Server:
     token_endpoint: str = ""
     device_endpoint: str = ""
     registration_endpoint: str = ""
-    revocation_endpoint: str = ""
     userinfo_endpoint: str = ""
     identity: tuple[str, ...] = ()
     who: tuple[str, ...] = ("email", "preferred_username")
@@ -145,7 +144,6 @@ PROVIDERS = {
                 "https://accounts.google.com/o/oauth2/v2/auth",
                 "https://oauth2.googleapis.com/token",
                 # Its device flow has no scope for mail.
-                revocation_endpoint="https://oauth2.googleapis.com/revoke",
                 userinfo_endpoint="https://openidconnect.googleapis.com/v1/userinfo",
                 identity=("openid", "email"),
                 who=("email",),
@@ -174,7 +172,6 @@ PROVIDERS = {
                 "https://api.fastmail.com/oauth/authorize",
                 "https://api.fastmail.com/oauth/refresh",
                 registration_endpoint="https://api.fastmail.com/oauth/register",
-                revocation_endpoint="https://api.fastmail.com/oauth/revoke",
                 identity=("offline_access",),
                 client_auth="none",
                 resource="https://api.fastmail.com/jmap/session",

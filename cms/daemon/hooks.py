@@ -86,8 +86,8 @@ USUAL_BUS = "/run/user/{uid}/bus"
 # The variables that tell the desktop program which notification to replace, and that it may have a button.
 REPLACES = "CMS_REPLACES"
 BUTTON = "CMS_BUTTON"
-# The notices that a sign-in is the answer to.
-BUTTONS = ("sign-in-required", "sign-in-due")
+# The notice that a sign-in is the answer to, and that has its link.
+BUTTONS = ("sign-in-required",)
 # How many notifications have a button at one time. Each is a process that waits, and the page that one opens is for all.
 MAX_BUTTONS = 3
 

@@ -27,7 +27,7 @@ from support.status_rows import (
 from cms.core.accounts import StoredSignIn
 from cms.core.lifecycle import Life, NeedsSignIn, Transient, absorb
 from cms.core.status import AuditFacts, Daemon, StatusRow, as_json, describe
-from cms.core.status_text import WIDTH, as_text
+from cms.core.status_text import WIDTH, as_text, error_text
 from cms_oauth.moves import cms, fill
 
 
@@ -112,6 +112,11 @@ def test_entras_number_is_not_told_twice() -> None:
     text = text_of(describe([entry(Life(None, NeedsSignIn(NOW, told)))], NOW, WALL))
 
     assert text.count("AADSTS50173") == 1
+
+
+def test_a_daemon_from_before_an_upgrade_has_no_word_for_the_reason() -> None:
+    """Its error is shown as it has it."""
+    assert "the grant was revoked" == error_text({"kind": "refused", "message": "the grant was revoked"})
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ def served_by(server: Server, simulated: Issuer) -> Server:
         "token_endpoint": base + paths["token"],
         "device_endpoint": base + paths["devicecode"],
         "registration_endpoint": base + paths["register"],
-        "revocation_endpoint": base + paths["revoke"],
         "userinfo_endpoint": base + paths["userinfo"],
     }
     return replace(server, **{name: address for name, address in ours.items() if getattr(server, name)})
