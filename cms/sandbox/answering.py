@@ -28,7 +28,9 @@ class Declined(Exception):
 class Asked:
     """One request, for counting. No secret is kept: `refresh` is the digest of the refresh token that came.
 
-    `endpoint` is a word of `Fault.endpoint`, or "page" or "device" for what a person sees before answering. `at` is Unix time. `status` is 0 until the answer is on its way; `aadsts` and `fault` say what was answered. `claims` is the challenge that came.
+    `endpoint` is a word of `Fault.endpoint`, or "page" or "device" for what a person sees before answering. `at` is Unix
+    time. `status` is 0 until the answer is on its way; `aadsts` and `fault` say what was answered. `claims` is the challenge
+    that came.
     """
 
     endpoint: str

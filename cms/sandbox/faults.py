@@ -36,9 +36,9 @@ CLAIMS = '{"access_token":{"capolids":{"essential":true,"values":["11111111-2222
 class Fault:
     """One fault. It strikes at requests that match `endpoint`, `user` and `grant_type`, where these are not "".
 
-    `endpoint` is "token", "devicecode", "authorize", "discovery", "sendMail", "register" or "userinfo"; `times` is how often it strikes, None until
-    cleared. With `after` the request is carried out first and only its answer is lost: a refresh token has been used,
-    and its successor never arrives.
+    `endpoint` is "token", "devicecode", "authorize", "discovery", "sendMail", "register" or "userinfo"; `times` is how often it
+    strikes, None until cleared. With `after` the request is carried out first and only its answer is lost: a refresh token
+    has been used, and its successor never arrives.
     """
 
     kind: str

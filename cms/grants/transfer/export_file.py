@@ -117,7 +117,7 @@ def _unpacked(packed: Mapping[str, Any]) -> ExportedSignIn:
 
 
 def _is_cache(found: Mapping[str, Any]) -> bool:
-    """True if this has the form of what providers write, who do not check it: texts, or MSAL's tables of records of texts."""
+    """True if this has the form of what providers keep: texts, or MSAL's tables of records of texts. They do not check it."""
     records = [each for table in found.values() if not isinstance(table, str) for each in _values(table)]
     texts = [each for record in records for each in _values(record)]
     return all(isinstance(each, str | None) for each in texts)
