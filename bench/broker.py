@@ -16,8 +16,9 @@ from typing import Any
 from bench.entra import Sandbox, first_refresh_token, user
 from bench.ground import INSIDE, Ground, Installation, environment
 from bench.measure import Failed
-from bench.programs import PATIENCE, Command, ask, children, is_answered, output, until
+from bench.programs import PATIENCE, Command, ask, is_answered, output, until
 from cms.sandbox.directory import CLIENT_ID
+from cms.system.descendants import descendants
 
 # Needs no token to be answered.
 NOBODY = "SMTP,why nobody@bench.example\n"
@@ -119,10 +120,10 @@ class Broker:
         """Wait until the grant worker has left. In a hurry, end it once all is fresh: it would stay for five seconds."""
         if self._hurried:
             until(lambda: set(self._states()) == {"ok"}, "a token of every account")
-            for worker in children(self.pid):
+            for worker in descendants(self.pid):
                 with suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGKILL)
-        until(lambda: not children(self.pid), "the grant worker's end")
+        until(lambda: not descendants(self.pid), "the grant worker's end")
 
     def tell(self, command: str, **more: object) -> dict[str, Any]:
         """Give the daemon a command, as `cms` does, and return its answer. Raises Failed unless it is well."""

@@ -119,7 +119,10 @@ class Ground:
 @contextmanager
 def ground(*, installed: str = "", revision: str = "", short: bool = False) -> Iterator[Ground]:
     """Make the ground, and remove it. `installed` is an installation to measure instead of a new one."""
-    with TemporaryDirectory(prefix="cms-bench-", ignore_cleanup_errors=True) as name, sandbox(nice=19) as entra:
+    with (
+        TemporaryDirectory(prefix="cms-bench-", ignore_cleanup_errors=True) as name,
+        sandbox(elsewhere=not short) as entra,
+    ):
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "tools").mkdir(mode=0o755)

@@ -41,6 +41,8 @@ UNITS = {
     "answer": Unit("socket answers, s", digits=2),
     "fresh": Unit("all fresh, s", digits=2),
     "cpu_refresh": Unit("CPU of a refresh, ms", 1e3, 2),
+    "cpu_database": Unit("database CPU, ms", 1e3, 2),
+    "refreshes": Unit("refreshes/s", digits=0, more=True),
     "reload": Unit("reload, s", digits=2),
     "p99_quiet": Unit("p99 quiet, ms", 1e3, 3),
     "p99_reload": Unit("p99 in the reload, ms", 1e3, 3),

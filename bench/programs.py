@@ -97,12 +97,6 @@ def wakeups(pid: int) -> Counter[str]:
     return Counter({str(path): int(found[0]) for path, found in counts.items() if found})
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes that a process, and those that it has started, have started and that live."""
-    own = [int(each) for path in Path(f"/proc/{pid}/task").glob("*/children") for each in path.read_text().split()]
-    return own + [each for child in own for each in children(child)]
-
-
 def until(condition: Callable[[], object], what: str, *, pause: float = 0.02) -> None:
     """Wait until something is true; raise Failed, naming it, if it is not in time."""
     deadline = time.monotonic() + PATIENCE

@@ -34,7 +34,7 @@ class Claims(NamedTuple):
     """The claims of a token, never verified. A tuple, because each request hashes one (`cms.core.preflight.misfit`).
 
     `scopes` are delegated permissions and `roles` those of an application; `expires` is Unix time, None if missing; `app`
-    is the client id; `application` is True if no person signed in.
+    is the client id; `application` is True if no person signed in; `issuer` is whose token it is.
     """
 
     audience: str = ""
@@ -45,6 +45,7 @@ class Claims(NamedTuple):
     app: str = ""
     expires: float | None = None
     application: bool = False
+    issuer: str = ""
 
 
 def claims_of(token: str) -> Claims | None:
@@ -74,6 +75,7 @@ def _claims(claims: Mapping[str, Any]) -> Claims:
         app=_text(claims, "appid", "azp"),
         expires=_moment(claims.get("exp")),
         application=claims.get("idtyp") == "app" or (not scopes and bool(roles)),
+        issuer=_text(claims, "iss"),
     )
 
 

@@ -21,6 +21,19 @@ PROTOCOLS = {"smtp": "SMTP", "smtps": "SMTP", "imap": "IMAP", "imaps": "IMAP", "
 
 _USAGE = f"in git's configuration: helper = cms [--user=USER] [--cms_sock=PATH]; by hand: {NAME} get|store|erase"
 
+# For a person who tries it: git itself never asks.
+_HELP = f"""\
+usage: {NAME} [--user=USER] [--cms_sock=PATH] get|store|erase
+
+Give git a fresh token from the cms daemon as the password of a mail server.
+git runs it, and describes on its standard input where it logs in.
+
+  --user=USER      the account, if git names none
+  --cms_sock=PATH  the daemon's socket, if it is not at one of the usual places
+
+Example, in git's configuration: helper = cms --user=user@domain.com
+"""
+
 _MISUSED = dial.Failed("bad-request", "unknown or missing arguments", _USAGE)
 
 # The longest input that is read: git may send a token back; nothing else is long.
@@ -38,6 +51,8 @@ def main() -> int:
 
 def answer(arguments: list[str]) -> int:
     """Answer git, which ends the arguments with what it wants."""
+    if arguments and arguments[-1] in ("-h", "--help"):
+        return fetch.write(_HELP)
     options, action = read(arguments[:-1]), "".join(arguments[-1:])
     if isinstance(options, dial.Failed) or not action or action.startswith("-"):
         return _report(_MISUSED)

@@ -129,6 +129,9 @@ LOGIN_HOSTS = {
     "login.partner.microsoftonline.cn": ("china",),
     "login.chinacloudapi.cn": ("china",),
 }
+
+# The issuers of these hosts' certificates, in lower case. Another issuer means that a proxy intercepts TLS.
+LOGIN_ISSUERS = ("digicert", "microsoft", "globalsign", "baltimore", "entrust", "sectigo", "geotrust", "cfca")
 # The redirect address that Microsoft's portal has offered for desktop applications, and that of its broker on Linux
 # (MSAL: `enable_broker_on_linux`).
 NATIVE_CLIENT = "https://login.microsoftonline.com/common/oauth2/nativeclient"

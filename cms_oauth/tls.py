@@ -146,7 +146,9 @@ def reason_of(error: BaseException) -> tuple[str, bool]:
         if isinstance(each, ssl.SSLCertVerificationError):
             return getattr(each, "verify_message", "") or str(each), True
         if isinstance(each, ssl.SSLError):
-            return (getattr(each, "reason", "") or str(each)).replace("_", " ").lower(), False
+            # An end without a reason has a sentence, with the line of CPython's source behind it.
+            said = getattr(each, "reason", "") or (each.strerror or str(each)).partition(" (_ssl.c:")[0]
+            return said.replace("_", " ").lower(), False
     return "", False
 
 

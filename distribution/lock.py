@@ -12,8 +12,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-# Extras that are not for everybody: Microsoft's broker has wheels for few machines.
-_LEFT_OUT = ("broker", "test")
+# Extras that are not for everybody: Microsoft's broker has wheels for few machines, and few have a fleet. psycopg's licence,
+# the LGPL, is no other library's here: who wants it installs it.
+_LEFT_OUT = ("broker", "fleet", "test")
 
 
 def requirements(*, test: bool, docs: bool) -> list[str]:
@@ -23,7 +24,7 @@ def requirements(*, test: bool, docs: bool) -> list[str]:
     extras = document["project"]["optional-dependencies"]
     wanted = [*document["tool"]["hatch"]["metadata"]["hooks"]["custom"]["dependencies"]]
     wanted += [each for name, extra in extras.items() if name not in _LEFT_OUT for each in extra]
-    wanted += extras["test"] if test else []
+    wanted += [*extras["test"], *extras["fleet"]] if test else []
     # What a build needs is installed with the rest, so that development builds with what is locked.
     wanted += document["build-system"]["requires"] if test else []
     return sorted({each for each in wanted if not re.match(r"cms-oauth\b", each)})

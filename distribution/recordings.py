@@ -7,6 +7,7 @@ in which the rows came.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import shlex
@@ -16,7 +17,8 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -26,14 +28,18 @@ COLUMNS = 160
 # More than any recording has: what is not used is left out.
 ROWS = 200
 
-# Picture -> what is typed. None of them asks, or needs an account.
+# Picture -> what is typed. None of them asks.
 RECORDINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "explain": (
         ("cms", "explain", "AADSTS50105"),
         ("cms", "explain", "550 5.7.60 SMTP; Client does not have permissions to send as this sender"),
     ),
     "demo": (("cms", "demo"),),
+    "status": (("cms", "status"),),
 }
+
+# Those that ask a daemon with accounts: that of recording_world.py.
+WITH_ACCOUNTS = ("status",)
 
 # A pause that nobody wants to watch.
 _LONGEST_PAUSE = 1.5
@@ -107,8 +113,11 @@ def _span(piece: Piece) -> str:
     return f'<tspan class="{looks}">{escape(piece.text)}</tspan>' if looks else escape(piece.text)
 
 
-def recorded(commands: Iterable[Sequence[str]], path: str) -> list[Row]:
-    """Run the commands one after the other, found in the PATH given; return what the screen shows at the end."""
+def recorded(commands: Iterable[Sequence[str]], path: str, world: Mapping[str, str]) -> list[Row]:
+    """Run the commands one after the other, found in the PATH given; return what the screen shows at the end.
+
+    `world` are variables of their environment besides the usual ones.
+    """
     import pyte
 
     screen = pyte.Screen(COLUMNS, ROWS)
@@ -116,11 +125,12 @@ def recorded(commands: Iterable[Sequence[str]], path: str) -> list[Row]:
     since: dict[int, float] = {}
     watched = 0.0
     with tempfile.TemporaryDirectory() as home:
+        usual = {"HOME": home, "TERM": "xterm-256color", "LANG": "C.UTF-8"}
         for words in commands:
             stream.feed(f"\x1b[1m$ {shlex.join(words)}\x1b[0m\r\n".encode())
             watched = _noted(screen, since, watched) + _AFTER_TYPING
             before = time.monotonic()
-            for data in _output(words, {"PATH": path, "HOME": home, "TERM": "xterm-256color", "LANG": "C.UTF-8"}):
+            for data in _output(words, {**usual, **world, "PATH": path}):
                 now = time.monotonic()
                 watched += min(now - before, _LONGEST_PAUSE)
                 before = now
@@ -171,11 +181,27 @@ def _pieces(line: object) -> tuple[Piece, ...]:
     return tuple(found)
 
 
+@contextmanager
+def accounts(programs: str) -> Iterator[Mapping[str, str]]:
+    """Run a daemon with accounts; yield the environment for programs that ask it."""
+    script = Path(__file__).with_name("recording_world.py")
+    with subprocess.Popen(
+        [f"{programs}/python", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        yield json.loads(process.stdout.readline())
+        process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{script.name} ended with {process.returncode}")
+
+
 def main(programs: str, folder: str) -> None:
     path = f"{Path(programs).absolute()}:/usr/bin:/bin"
-    for name, commands in RECORDINGS.items():
-        title = "; ".join(map(shlex.join, commands))
-        Path(folder, f"{name}.svg").write_text(picture(title, recorded(commands, path)))
+    with accounts(programs) as world:
+        for name, commands in RECORDINGS.items():
+            title = "; ".join(map(shlex.join, commands))
+            rows = recorded(commands, path, world if name in WITH_ACCOUNTS else {})
+            Path(folder, f"{name}.svg").write_text(picture(title, rows))
 
 
 if __name__ == "__main__":

@@ -114,7 +114,9 @@ def _forget_log() -> None:
 
 
 def _loggers() -> list[tuple[str, logging.Logger]]:
-    return [(name, each) for name, each in logging.root.manager.loggerDict.items() if isinstance(each, logging.Logger)]
+    # A thread that a test has given up may still make some.
+    known = list(logging.root.manager.loggerDict.items())
+    return [(name, each) for name, each in known if isinstance(each, logging.Logger)]
 
 
 @pytest.fixture(scope="session", autouse=True)

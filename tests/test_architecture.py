@@ -13,12 +13,12 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/architecture.md").read_text()
 
 # What each walk may have: files, and steps where they are bounded.
-WALKS = {"A held token": (11, 20), "A refresh": (20, None), "A sign-in with a browser": (28, None)}
+WALKS = {"A held token": (11, 20), "A refresh": (21, None), "A sign-in with a browser": (29, None)}
 STEP = re.compile(r"^(\d+)\. `([\w/]+\.py):([\w.]+)`: ", re.MULTILINE)
 STATED = re.compile(r"^\*\*(\d+) files, (\d+) steps\.\*\*$", re.MULTILINE)
 
 ROUTE_ROW = re.compile(r"^\| `([\w/]+\.py)` \| (\d+) \|", re.MULTILINE)
-SHORTEST_ROUTE, LONGEST_ROUTE = 3200, 4000
+SHORTEST_ROUTE, LONGEST_ROUTE = 3200, 4200
 
 LONG_FILE = 500
 MANY_METHODS = 20

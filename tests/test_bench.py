@@ -205,7 +205,7 @@ def test_a_load_ends_where_nobody_listens(tools: Tools, tmp_path: Path, options:
 def test_a_load_with_failures_is_no_measurement(tools: Tools, server: tuple[str, list[bytes]]) -> None:
     """Wrong replies are fast, and must not look so."""
     with pytest.raises(Failed, match="were not"):
-        loaded(tools.load(server[0], "SMTP a\n", f"-c 1 -t 0.2 -b {len(REPLY)}"))
+        loaded(tools.load(server[0], "SMTP a\n", f"-c 1 -t 0.2 -b {len(REPLY) + 1}"))
 
 
 def test_a_command_that_fails_is_no_measurement(tools: Tools) -> None:

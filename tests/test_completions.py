@@ -119,6 +119,27 @@ def test_every_address_of_a_domain_is_not_completed(home: Path, begun: str) -> N
     assert ([] if begun else ["alice@example.com", "bob@example.com"]) == found
 
 
+HOSTILE = [{"user": f"{name}@example.com"} for name in ("a$(touch${IFS}sprung)", "a`touch${IFS}sprung`", "al'ex")]
+
+
+@pytest.mark.parametrize("line", ["cms refresh al", "cms-oauth --user=al"])
+def test_a_name_runs_nothing_in_a_shell(shell: Terminal, home: Path, line: str) -> None:
+    """A daemon may say anything: no name is run, and none keeps the others from being completed."""
+    status = done(json={"version": 1, "accounts": [*HOSTILE, *ACCOUNTS]}, exit_code=0)
+    with daemon(home, status):
+        shell.press(line, "Tab")
+        shell.wait_for(f"{line}ice@example.com")
+
+    assert not (home / "sprung").exists()
+
+
+@pytest.mark.parametrize("begun", ["", "a"])
+def test_names_that_a_shell_would_read_otherwise_are_not_completed(home: Path, begun: str) -> None:
+    """Whatever was typed of them."""
+    with daemon(home, done(json={"version": 1, "accounts": HOSTILE}, exit_code=0)):
+        assert [] == account_names(click.Context(refresh), refresh.params[0], begun)
+
+
 def test_without_a_daemon_nothing_is_completed_and_nothing_said(shell: Terminal) -> None:
     """No message in the middle of somebody's command line."""
     shell.press("cms-oauth --user=al", "Tab", "x")

@@ -87,9 +87,12 @@ HOMES = {
     "h11": ("cms.daemon.signin.http",),
     "jeepney": ("cms.daemon.desktop",),
     "segno": ("cms.cli.login",),
+    "dns": ("cms.cli.init.exchangers",),
     "platformdirs": ("cms_oauth.paths",),
     # Only `cms metrics`, and a daemon with `Metrics`, load it.
     "prometheus_client": ("cms.daemon.openmetrics",),
+    # Only the grant worker, and only with `Fleet`.
+    "psycopg": ("cms.grants.fleet.connection",),
     "click": ("cms.cli.commands", "cms.cli.terminal"),
     "trio": (
         *("cms.daemon", "cms.main", "cms.cli.daemonless"),
@@ -118,6 +121,9 @@ PURE = (
             "oauth2",
             "provider",
             "gmail",
+            "servers",
+            "challenge",
+            "times",
             "mail",
             "local",
             "certificates",
@@ -126,12 +132,13 @@ PURE = (
     ),
     "cms.config.consistency",
     "cms.grants.messages",
+    *(f"cms.grants.fleet.{name}" for name in ("claim", "schema", "statements")),
     "cms.grants.transfer.formats",
     "cms.grants.transfer.decrypt",
     "cms.daemon.serving.socketmap",
     "cms.daemon.signin.pages",
     "cms.cli.admin_consent",
-    *(f"cms.cli.doctor.{name}" for name in ("bundle", "findings", "access", "assess", "mail_tools")),
+    *(f"cms.cli.doctor.{name}" for name in ("bundle", "findings", "access", "assess", "assess_network", "mail_tools")),
 )
 IMPURE = {
     *("os", "io", "pathlib", "shutil", "tempfile", "glob", "socket", "ssl", "select", "selectors", "urllib", "http"),
@@ -322,6 +329,15 @@ def test_only_microsofts_accounts_load_msal() -> None:
 
     assert set() == {module for module in reached if is_in(module, "cms.grants.entra")}
     assert all("msal" not in imported_at_start(module) for module in reached)
+
+
+def test_only_a_fleet_loads_its_store() -> None:
+    """Nothing outside of it imports it at its start, so that a single host needs no library for a database."""
+    outside = [module for module in MODULES if not is_in(module, "cms.grants.fleet")]
+
+    assert [] == [
+        module for module in outside if any(is_in(each, "cms.grants.fleet") for each in imported_at_start(module))
+    ]
 
 
 @pytest.mark.parametrize("name", FETCH)

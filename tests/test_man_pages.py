@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 from support.programs import require_program
 
 from cms.cli.commands import cms, command
+from cms_oauth.fetch import EX_IOERR
+from cms_oauth.main import INTERRUPTED
 from cms_oauth.options import parser
+from cms_oauth.wire import EXIT_CODES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -92,6 +96,14 @@ def test_every_option_of_the_client_is_there(tmp_path: Path) -> None:
     for action in parser()._actions:
         assert ", ".join(action.option_strings) in text
         assert str(action.help) in text
+
+
+def test_every_exit_status_of_the_client_is_there() -> None:
+    """cms-oauth(1) has those of all codes of the protocol, and of a failed write."""
+    text = (ROOT / "distribution" / "man" / "cms-oauth.1.md").read_text()
+    told = re.findall(r"^(\d+)\n: ", text, re.MULTILINE)
+
+    assert told == sorted({"0", str(EX_IOERR), str(INTERRUPTED), *map(str, EXIT_CODES.values())}, key=int)
 
 
 def test_the_configuration_page_is_the_document(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 from support.contrib import ROOT
-from support.fragments import blocks
+from support.fragments import marked
 from support.programs import require_program
 from support.status_rows import DAEMON, DAY, ENTRIES, EXPECTED, MACHINE, NOW, WALL, given, row_of
 from support.waiting import PATIENCE, until
 
+from cms.core.accounts import FleetFacts
 from cms.core.monitoring import check_line
 from cms.core.status import as_json, describe
 from cms.daemon import openmetrics
@@ -28,15 +29,15 @@ PAGE = (ROOT / "docs" / "monitoring.md").read_text()
 
 
 def block(name: str) -> str:
-    (found,) = (each.text for each in blocks(PAGE) if each.mark == f"test: {name}")
-    return found
+    return marked(PAGE, name)
 
 
 def metrics() -> str:
     """The metrics of accounts of which everything is known."""
-    rows = [replace(given(12, forecast=EXPECTED), credential_ends_in=60), row_of("failing")]
+    rows = [replace(given(12, forecast=EXPECTED), credential_ends_in=60, shared=True), row_of("failing")]
     counters = {"requests": {"granted": 1}, "refreshes": {"bounds": (1.0,), "outcomes": {"transient": _ONE}}}
-    return openmetrics.text({**as_json(rows, DAEMON), "counters": counters}).decode()
+    daemon = replace(DAEMON, fleet=FleetFacts())
+    return openmetrics.text({**as_json(rows, daemon), "counters": counters}).decode()
 
 
 _ONE = {"counts": [1, 0], "seconds": 0.5}

@@ -274,7 +274,7 @@ def test_every_library_is_declared() -> None:
     extras = [each for extra in document["project"]["optional-dependencies"].values() for each in extra]
     declared = {re.split(r"[\[><=]", each)[0].lower() for each in (*libraries, *extras)}
     # keyring has secretstorage where there is a desktop; _typeshed is the type checker's own.
-    named = {"socks": "pysocks", "prometheus_client": "prometheus-client", "jwt": "pyjwt"}
+    named = {"dns": "dnspython", "socks": "pysocks", "prometheus_client": "prometheus-client", "jwt": "pyjwt"}
     imported = {named.get(name, name) for name in HOMES} - {"secretstorage", "_typeshed"}
 
     assert set() == imported - declared

@@ -6,6 +6,7 @@ import shlex
 from xml.etree import ElementTree as ET
 
 import pytest
+import recording_world
 import recordings
 from recordings import Piece, Row
 from support.contrib import ROOT
@@ -56,3 +57,13 @@ def test_what_explain_says_is_what_the_picture_shows(capsys: pytest.CaptureFixtu
         said += f"$ {shlex.join(words)}\n{capsys.readouterr().out}"
 
     assert squeezed(said) == squeezed("".join(rows((ROOT / "docs" / "images" / "explain.svg").read_text())))
+
+
+def test_the_table_is_that_of_the_recordings_accounts() -> None:
+    """What is wrong first, each cause once, and a line for each account of distribution/recording_world.py."""
+    shown = rows((ROOT / "docs" / "images" / "status.svg").read_text())
+
+    for account in (recording_world.PERSON, recording_world.AWAY, recording_world.RELAY, *recording_world.TEAMS):
+        assert any(line.strip().startswith(account) for line in shown), account
+    assert any(line.startswith("ACCOUNT") for line in shown)
+    assert any("one sign-in" in line and "8 accounts" in line for line in shown)

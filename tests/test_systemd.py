@@ -104,6 +104,16 @@ def test_a_broken_unit_is_found(tmp_path: Path, installation: Installation) -> N
     assert "SocketGroups" in verified.stderr
 
 
+def missed(measured: str) -> set[str]:
+    """Return the directives that systemd misses in a unit."""
+    return {each.split("=")[0] for each in re.findall(r"^✗ (\S+=)", measured, re.MULTILINE)}
+
+
+def named(unit: Path) -> set[str]:
+    """Return the directives that a unit has, and those that it says why it has not."""
+    return set(re.findall(r"(?:^#? ?|, |and )(\w+)=", unit.read_text(), re.MULTILINE))
+
+
 def test_the_system_service_is_hardened(tmp_path: Path) -> None:
     """systemd's own measure of exposure stays at the threshold, and what it misses has its reason in the unit."""
     unit = UNITS / "system" / "cms.service"
@@ -112,12 +122,24 @@ def test_the_system_service_is_hardened(tmp_path: Path) -> None:
     measured = analyze("security", "--offline=yes", threshold, "--no-pager", str(unit), folder=tmp_path)
 
     assert 0 == measured.returncode, measured.stdout
-    missed = {each.split("=")[0] for each in re.findall(r"^✗ (\S+=)", measured.stdout, re.MULTILINE)}
-    assert "PrivateNetwork" in missed, "this can fail"
+    assert "PrivateNetwork" in missed(measured.stdout), "this can fail"
     # A device and groups of system calls have their reason where the unit allows them.
-    assert missed - {"DeviceAllow", "RestrictAddressFamilies"} <= set(
-        re.findall(r"^#? ?(\w+)=", unit.read_text(), re.MULTILINE)
-    )
+    assert missed(measured.stdout) - {"DeviceAllow", "RestrictAddressFamilies"} <= named(unit)
+
+
+def test_what_a_users_service_lacks_has_its_reason(tmp_path: Path) -> None:
+    """Most needs a user namespace, or privileges that a user has not."""
+    unit = UNITS / "user" / "cms.service"
+
+    measured = analyze("security", "--offline=yes", "--no-pager", str(unit), folder=tmp_path)
+
+    lacks = {each for each in missed(measured.stdout) if not each.startswith(("Private", "Protect"))}
+    assert {"IPAddressDeny", "ProcSubset"} <= lacks, "this can fail"
+    assert "# Protect...=, Private...= " in unit.read_text()
+    # It is measured as if it were the system's: a user's service has the user's number anyway.
+    assert lacks - {"User"} <= named(unit)
+    refused = re.findall(r"^✗ SystemCallFilter=(~@\w+)", measured.stdout, re.MULTILINE)
+    assert [] == [each for each in refused if f"# SystemCallFilter={each} " not in unit.read_text()]
 
 
 def test_the_user_service_needs_no_namespace() -> None:

@@ -14,7 +14,8 @@ from bench.broker import NOBODY, Broker, broker
 from bench.chapters.start import CORE, LIBRARIES
 from bench.ground import CMS, Ground, Installation
 from bench.measure import Figures, Run, Section, Target
-from bench.programs import children, memory, own_cpu, wakeups
+from bench.programs import memory, own_cpu, wakeups
+from cms.system.descendants import descendants
 
 _ONE, _STAYS, _WORKER = "1 account", "1 account, its worker has to stay", "the worker that has to stay"
 
@@ -42,7 +43,7 @@ def measure(ground: Ground) -> Section:
         time.sleep(ground.pick(_SETTLED_SECONDS, 0.0))
         runs = [Run(LIBRARIES, CORE, lambda: {"memory": memory(alone)})]
         for case, each in idle:
-            for name, pids in {case: [each.pid], _WORKER: children(each.pid)}.items():
+            for name, pids in {case: [each.pid], _WORKER: descendants(each.pid)}.items():
                 if pids:
                     runs.append(Run(each.cms.who, name, partial(_since, pids, *_used(pids), seconds)))
         time.sleep(seconds)

@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ from cms.cli import reach
 from cms.cli.client import NoDaemon, understood
 from cms.cli.connect import connect
 from cms.config.model import AuditSpec, Config, FileSpec, SocketSpec
-from cms.core.accounts import Account, Proxy, Source, application
-from cms.core.status import REKEY, expiry_warning, old_key
+from cms.config.trust import service_of
+from cms.core.accounts import Account, Fleet, Proxy, Source, application, says_who
+from cms.core.old_key import REKEY, old_key
+from cms.core.status import expiry_warning
 from cms.core.status_table import MOST_IN_FULL, some
 from cms.core.words import NAMELESS
 from cms.system import users
 from cms_oauth import paths
 from cms_oauth.expand import Unusable, literal
 from cms_oauth.moves import Command
-from cms_oauth.peer import ROOT
-from cms_oauth.providers import MICROSOFT, PROVIDERS
+from cms_oauth.providers import titled
 from cms_oauth.text import printable
 
 
@@ -46,6 +48,7 @@ def warnings(found: Config) -> Iterator[str]:
     yield from found.warnings
     yield from secret_files(found)
     yield from obstacles(found)
+    yield from not_adopted(found)
     if warning := reach.namespace(found):
         yield warning
     yield from reach.folders(found)
@@ -55,7 +58,7 @@ def warnings(found: Config) -> Iterator[str]:
 
 def others(file: str) -> str:
     """Return the name of the user whose service has this configuration, if this process is root and the service is not."""
-    uid = paths.service_uid() if os.geteuid() == ROOT and paths.is_service_config(file) else None
+    uid = service_of(file)
     return users.user_name(uid) if uid else ""
 
 
@@ -81,8 +84,23 @@ def obstacles(found: Config, *, own: bool = True) -> Iterator[str]:
         yield f"{each.message}: {verdict.cause}; {', then '.join(verdict.steps)}"
 
 
+def not_adopted(found: Config) -> Iterator[str]:
+    """Yield a warning if this host still keeps sign-ins that the fleet could have."""
+    if not found.fleet or found.fleet.serves_only:
+        return
+    with suppress(Unusable):
+        folder = Path(paths.state_folder())
+        own = [each.key for each in found.grants if not each.unattended and each.sign_in != "broker"]
+        if left := sum((folder / f"{key}.vault").exists() for key in own):
+            yield (
+                f"{left} sign-in{'' if left == 1 else 's'} of this host from before Fleet(...): `cms fleet adopt` moves"
+                " what the fleet does not have"
+            )
+
+
 # Not a warning for this one: other programs write the file for other users to read. A Kubernetes volume has mode 0644.
 _WRITTEN_BY_OTHERS = "client_assertion"
+_FLEET_KEY = "the fleet's key"
 _SOURCES = ("client_secret", "certificate", "certificate_password", _WRITTEN_BY_OTHERS)
 
 
@@ -91,6 +109,9 @@ def secret_files(found: Config) -> Iterator[str]:
     named = [(name, source) for grant in found.grants for name in _SOURCES if (source := getattr(grant, name))]
     if found.proxy and found.proxy.password:
         named.append(("the proxy's password", found.proxy.password))
+    if found.fleet and found.fleet.password:
+        named.append(("the database's password", found.fleet.password))
+    named += [(_FLEET_KEY, each) for each in (*found.fleet.keys, *found.fleet.token_keys)] if found.fleet else []
     for name, source in dict.fromkeys(each for each in named if each[1].kind == "file"):
         (path,) = source.value
         if why := _file_problem(path, name):
@@ -105,6 +126,8 @@ def _file_problem(path: str, name: str) -> str:
         if not os.access(path, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
+        if name == _FLEET_KEY and isinstance(error, FileNotFoundError):
+            return "does not exist: `cms fleet init` makes it on one host, and the others get a copy"
         return f"cannot be read: {error.strerror}; the user who runs cms must be able to read it"
     if mode & stat.S_IROTH and name != _WRITTEN_BY_OTHERS:
         return f"can be read by every user of this machine: `{Command(('chmod', 'o-rwx', path))}`"
@@ -144,7 +167,11 @@ def running_warnings(found: Config) -> list[str]:
 
 
 def _warnings_of(found: Config, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    said = [printable(f"{row['user'] or 'an account'}: {row['warning']}") for row in rows if row.get("warning")]
+    warned = dict[str, list[str]]()
+    for row in rows:
+        if warning := row.get("warning"):
+            warned.setdefault(warning, []).append(row["user"] or "an account")
+    said = [printable(f"{some(names)}: {warning}") for warning, names in warned.items()]
     if found.vault_key and (former := old_key(found.vault_key, rows)):
         said.append(f"the key of stored sign-ins is from {former}, and the configuration names another one: {REKEY}")
     return said
@@ -165,10 +192,17 @@ def summary(config: Config) -> list[str]:
         *(_file_line(spec) for spec in config.files),
         *([_proxy_line(config.proxy)] if config.proxy else []),
         *(f"audit: a record of each request goes to {each}" for each in _audit_places(config.audit)),
+        *([_fleet_line(config.fleet)] if config.fleet else []),
         f"vault key: {key}",
         *(_old_key_line(each) for each in (config.vault_old_key,) if each),
         *filter(None, [reach.namespace_note()]),
     ]
+
+
+def _fleet_line(fleet: Fleet) -> str:
+    if fleet.serves_only:
+        return "fleet: this host serves only: it has no key= of sign-ins, so others sign in and fetch the tokens"
+    return f"fleet: this host shares its sign-ins; their key: {', '.join(map(str, fleet.keys))}"
 
 
 def _old_key_line(source: Source) -> str:
@@ -183,9 +217,9 @@ def _account_lines(accounts: Sequence[Account]) -> Iterator[str]:
     """Yield what each account is: once for those that are alike, if they are more than a few."""
     alike = dict[str, list[str]]()
     for each in accounts:
-        provider = each.grant.provider
-        whose = "" if provider == MICROSOFT else f" ({PROVIDERS[provider].title})"
-        said = f"{whose}: {', '.join(each.scopes) or 'no protocol'}; signs in by {each.grant.sign_in}"
+        said = f"{titled(each.grant.provider)}: {', '.join(each.scopes) or 'no protocol'}; signs in by {each.grant.sign_in}"
+        said += "" if says_who(each.grant) else ", and the provider does not say who: cms cannot check that"
+        said += f"; {each.max_mailboxes} mailboxes at a time" if each.max_mailboxes else ""
         alike.setdefault(f"{said}; application: {application(each.grant)}", []).append(_name(each))
     for said, names in alike.items():
         if len(names) > MOST_IN_FULL:

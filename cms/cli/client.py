@@ -116,7 +116,8 @@ def understood() -> Iterator[None]:
     """Raise NoDaemon if a daemon's answer lacks what the block reads in it. A daemon of another user may say anything."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    # Some versions of Python read JSON that is nested more deeply than they can write it.
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         raise _senseless() from None
 
 

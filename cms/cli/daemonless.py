@@ -36,10 +36,12 @@ from cms.grants.messages import (
     Ended,
     Explore,
     Explored,
+    FleetReport,
+    FleetWork,
     Housekeeping,
     Open,
 )
-from cms.system import logs
+from cms.system import logs, users
 from cms.system.clock import SystemClock
 from cms.system.process import harden
 from cms.system.state_lock import InUse, NotOurs, claimed
@@ -87,16 +89,8 @@ def daemonless(config: Config, state_folder: str, *, argv: Sequence[str] = WORKE
     """Yield a connection to the daemon's commands in this process. Raises NotOurs if the lock is taken."""
     with claimed(state_folder):
         ours, theirs = socket.socketpair()
-        # persist: the worker ends with this command, and a sign-in that is in its memory only would be lost.
-        opened = Open(
-            state_folder,
-            config.vault_key,
-            config.ca,
-            persist=True,
-            proxy=config.proxy,
-            old_key=config.vault_old_key,
-        )
-        thread = threading.Thread(target=trio.run, args=(_serve, theirs, config, opened, argv), name="sign-in")
+        args = (_serve, theirs, config, _opened(config, state_folder), argv)
+        thread = threading.Thread(target=trio.run, args=args, name="sign-in")
         thread.start()
         try:
             with Remote(ours) as remote:
@@ -106,12 +100,25 @@ def daemonless(config: Config, state_folder: str, *, argv: Sequence[str] = WORKE
             thread.join()
 
 
+def _opened(config: Config, state_folder: str) -> Open:
+    """Return what opens a worker that ends with this command: a sign-in that is in its memory only would be lost."""
+    return Open(
+        state_folder,
+        config.vault_key,
+        config.ca,
+        persist=True,
+        proxy=config.proxy,
+        old_key=config.vault_old_key,
+        fleet=config.fleet,
+    )
+
+
 def explored(url: str, ca: str, *, argv: Sequence[str] = WORKER_ARGV) -> Explored:
     """Return what `cms init` needs to know: the tenant that Entra reports for a domain, and whether there is a keyring.
 
     `url` is the domain's authority, "" to ask none; `ca` a file of certificate authorities, "" for the usual ones.
     """
-    end = trio.run(_ask_worker, lambda number: Explore(number, url), ca or None, argv)
+    end = trio.run(_ask_worker, lambda number: Explore(number, url), _nothing_stored(ca or None), argv)
     if isinstance(end, Explored):
         return end
     return Explored("", _why_not(end), unknown=False, no_keyring="the grant worker did not answer")
@@ -119,13 +126,29 @@ def explored(url: str, ca: str, *, argv: Sequence[str] = WORKER_ARGV) -> Explore
 
 def credential_ends(grants: Sequence[Grant], *, argv: Sequence[str] = WORKER_ARGV) -> tuple[CredentialEnd, ...] | str:
     """Return when the certificates of these grants' applications end, or an error message."""
-    end = trio.run(_ask_worker, lambda number: CheckCredentials(number, tuple(grants)), None, argv)
+    end = trio.run(_ask_worker, lambda number: CheckCredentials(number, tuple(grants)), _nothing_stored(), argv)
     return end.items if isinstance(end, CredentialEnds) else _why_not(end)
 
 
-async def _ask_worker(ask: Callable[[int], Housekeeping], ca: str | None, argv: Sequence[str]) -> Ended:
-    """Ask a new worker one question. It gets no state folder, so it stores nothing."""
-    worker = Worker(Open(os.devnull, Source("memory"), ca), argv=argv)
+def fleet_work(config: Config, ask: Callable[[int], FleetWork], *, argv: Sequence[str] = WORKER_ARGV) -> FleetReport:
+    """Have a new worker make, change or examine the fleet's database. Raises Failure.
+
+    A daemon may run at the same time: each sign-in has its own lock.
+    """
+    end = trio.run(_ask_worker, ask, _opened(config, paths.state_folder()), argv)
+    if isinstance(end, FleetReport):
+        return end
+    raise Failure(_why_not(end), end.trouble.hint if isinstance(end, Transient | Refused) else "")
+
+
+def _nothing_stored(ca: str | None = None) -> Open:
+    """Return what opens a worker that gets no state folder, so that it stores nothing."""
+    return Open(os.devnull, Source("memory"), ca)
+
+
+async def _ask_worker(ask: Callable[[int], Housekeeping], message: Open, argv: Sequence[str]) -> Ended:
+    """Ask a new worker one question."""
+    worker = Worker(message, argv=argv)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
         end = await worker.housekeeping(ask)
@@ -145,7 +168,7 @@ async def _serve(sock: socket.socket, config: Config, opened: Open, argv: Sequen
     registry = Registry(config, worker.acquire, clock)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
-        signins = SignIns(worker, registry, owner=os.geteuid())
+        signins = SignIns(worker, registry, owner=users.own_uid())
         await nursery.start(signins.run)
         vault = VaultCommands(worker, registry, opened.state_folder)
         commands = Commands(worker, registry, signins, vault, clock=clock)

@@ -17,7 +17,7 @@ MAX_TEXT = 16 * 1024 * 1024
 
 _UNKNOWN = (
     "nothing in this text is an error that cms knows",
-    "give the error's whole line: an AADSTS number, or a mail server's reply with its code",
+    "give the error's whole line: an AADSTS number, a word such as invalid_grant, or a mail server's reply with its code",
 )
 
 

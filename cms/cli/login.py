@@ -23,7 +23,7 @@ from cms.cli.client import Remote
 from cms.cli.failure import Failure
 from cms.system import users
 from cms_oauth.moves import Command, cms
-from cms_oauth.providers import MICROSOFT
+from cms_oauth.providers import MICROSOFT, PROVIDERS
 from cms_oauth.text import is_link, printable
 
 EX_OK = 0
@@ -158,7 +158,11 @@ class Screen:
         """Return an address as a QR code, "" if this terminal cannot show it."""
         if (self._out.encoding or "").lower().replace("-", "") != "utf8" or os.environ.get("TERM") in _PLAIN:
             return ""
-        code = qr_code(address)
+        try:
+            code = qr_code(address)
+        except ValueError:
+            # The largest holds 3 KB.
+            return ""
         width, height = os.get_terminal_size(self._out.fileno())
         lines = code.splitlines()
         return code if len(lines[0]) <= width and len(lines) < height else ""
@@ -209,16 +213,16 @@ def sign_in(
 ) -> int:
     """Sign in over a connection to the daemon; return the exit code. `browse` opens an address in a browser."""
     remote.send({"command": "login", "user": user, "method": method})
-    needed, before = False, ""
+    needed, before, provider = False, "", MICROSOFT
     with typed.open():
         while True:
-            event = _next_event(remote, typed, shown_on, needed=needed) or _nothing_pasted(user)
+            event = _next_event(remote, typed, shown_on, needed=needed) or _nothing_pasted(user, provider)
             if shown_on:
                 shown_on.clear()
             match event.get("event"):
                 case "prompt":
                     event, before = checked_prompt(event), "\n"
-                    needed = event["method"] == "paste"
+                    needed, provider = event["method"] == "paste", str(event.get("provider", MICROSOFT))
                     say(in_words(event, shown_on, tunnel=over_ssh()))
                     if event["method"] == "browser" and browse and not browse(event["url"]):
                         say("No browser could be started: open the link yourself.")
@@ -236,13 +240,14 @@ def checked_prompt(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return a prompt with values that can be shown and opened. Raises Failure: a daemon may be anything."""
     method, seconds = event.get("method"), event.get("expires_in", 0)
     links = method == "broker" or is_link(event.get("url"))
+    links = links and (not event.get("complete_url") or is_link(event["complete_url"]))
     times = type(seconds) in (int, float) and 0 <= seconds < math.inf
     # These two become part of a command that the person runs.
     back = type(event.get("port", 0)) is int and _is_host(event.get("host", ""))
     if not (isinstance(method, str) and links and times and back):
         raise Failure("the daemon sent a prompt without a web address to open", "restart the daemon, and see its log")
     words = {name: printable(value, len(value)) for name, value in event.items() if isinstance(value, str)}
-    return {"user_code": "", "page": "", **event, **words}
+    return {"user_code": "", "complete_url": "", "page": "", **event, **words}
 
 
 def _is_host(host: object) -> bool:
@@ -250,8 +255,10 @@ def _is_host(host: object) -> bool:
     return isinstance(host, str) and set(host) <= set(f"{string.hexdigits}.:")
 
 
-def _nothing_pasted(user: str) -> dict[str, Any]:
-    hint = f"run the command in a terminal, or sign in with a code: `{cms('login', user, '--device')}`"
+def _nothing_pasted(user: str, provider: str) -> dict[str, Any]:
+    hint = "run the command in a terminal"
+    if provider in PROVIDERS and "device" in PROVIDERS[provider].ways:
+        hint = f"{hint}, or sign in with a code: `{cms('login', user, '--device')}`"
     return {"event": "done", "ok": False, "message": "the input ended before the address was pasted", "hint": hint}
 
 
@@ -282,9 +289,12 @@ def in_words(event: Mapping[str, Any], shown_on: Screen | None = None, *, tunnel
     error = f"\n{_OR_AN_ERROR}" if event.get("provider") == MICROSOFT else ""
     match event["method"]:
         case "device":
-            code = shown_on.code(event["url"]) if shown_on else ""
+            complete = event.get("complete_url") or ""
+            code = shown_on.code(complete or event["url"]) if shown_on else ""
             drawing = f"\n{code}\n" if code else ""
-            return f"{head}{drawing}\nOpen {event['url']} in a browser anywhere, and enter the code\n\n    {event['user_code']}\n{limit}"
+            direct = f"\nOr open this, which has the code in it:\n\n{complete}\n" if complete else ""
+            where = f"Open {event['url']} in a browser anywhere, and enter the code\n\n    {event['user_code']}\n"
+            return f"{head}{drawing}\n{where}{direct}{limit}"
         case "browser":
             return f"{head}\n{_to_a_browser(event, tunnel)}{error}{limit}"
         case "broker":

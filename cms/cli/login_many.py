@@ -30,8 +30,11 @@ _CODE = 9
 Say = Callable[[str], None]
 
 
-def waiting(connect: Callable[[], Remote], pattern: str) -> list[str]:
-    """Return the users who have to sign in, each sign-in once, among those that a pattern names, "" for all."""
+def waiting(connect: Callable[[], Remote], pattern: str) -> list[tuple[str, str]]:
+    """Return an account of each sign-in that is needed, and who signs in, who may open other people's mailboxes too.
+
+    The accounts are those that a pattern names, "" for all.
+    """
     with connect() as found:
         answer = found.ask("status", **({"user": pattern} if pattern else {}))
     if not answer.get("ok"):
@@ -40,11 +43,11 @@ def waiting(connect: Callable[[], Remote], pattern: str) -> list[str]:
         rows: Sequence[Document] = answer["json"]["accounts"]
         if pattern and rows and all(row.get("sign_in") in UNATTENDED for row in rows):
             raise Failure(f"no person signs in to {pattern}: an application or a machine gets its tokens by itself")
-        found_users = dict[str, str]()
+        found_rows = dict[str, Document]()
         for row in rows:
             if row["state"] in _WAITING and row["user"]:
-                found_users.setdefault(str(row.get("grant") or row["user"]), str(row["user"]))
-        return list(found_users.values())
+                found_rows.setdefault(str(row.get("grant") or row["user"]), row)
+        return [(str(row["user"]), str(row.get("who") or row["user"])) for row in found_rows.values()]
 
 
 def one_after_another(
@@ -53,11 +56,11 @@ def one_after_another(
     """Sign in all that need it; return the exit status. One that fails keeps no other from its turn."""
     users = waiting(connect, pattern)
     ends = list[int]()
-    for number, user in enumerate(users, 1):
+    for number, (user, who) in enumerate(users, 1):
         # On the sign-in page a person may have taken another one in the meantime.
-        if number > 1 and user not in waiting(connect, pattern):
+        if number > 1 and (user, who) not in waiting(connect, pattern):
             continue
-        say(f"{number} of {len(users)}: {printable(user)}")
+        say(f"{number} of {len(users)}: {printable(who)}")
         with connect() as found:
             ends.append(sign_in(found, user))
     return _ended(ends, say)
@@ -66,28 +69,31 @@ def one_after_another(
 def by_code(connect: Callable[[], Remote], pattern: str, say: Say) -> int:
     """Show a table of codes, a line for each account that needs one, and what becomes of it; return the exit status."""
     users = waiting(connect, pattern)
-    width = max(map(len, users), default=0)
+    width = max((len(who) for _, who in users), default=0)
     if users:
         say(f"{'ACCOUNT':<{width}}  {'CODE':<{_CODE}}  LINK")
     with ExitStack() as stack:
         return _ended(list(_follow(users, lambda: stack.enter_context(connect()), width, say)), say)
 
 
-def _follow(users: Sequence[str], connect: Callable[[], Remote], width: int, say: Say) -> Iterator[int]:
+def _follow(users: Sequence[tuple[str, str]], connect: Callable[[], Remote], width: int, say: Say) -> Iterator[int]:
     """Carry out all sign-ins, a limited number at once; yield how each ended."""
     left, running = deque(users), dict[Remote, str]()
     while left or running:
         while left and len(running) < AT_ONCE:
             found = connect()
-            found.send({"command": "login", "user": left[0], "method": "device"})
-            running[found] = printable(left.popleft())
+            user, who = left.popleft()
+            found.send({"command": "login", "user": user, "method": "device"})
+            running[found] = printable(who)
         with working(f"waiting for {len(running) + len(left)} of {len(users)} sign-ins"):
             readable, _, _ = select.select(running, [], [])
         for found in readable:
             event = found.receive()
             while event.get("event") == "prompt":
                 prompt = checked_prompt(event)
-                say(f"{running[found]:<{width}}  {prompt['user_code']:<{_CODE}}  {prompt['url']}")
+                say(
+                    f"{running[found]:<{width}}  {prompt['user_code']:<{_CODE}}  {prompt['complete_url'] or prompt['url']}"
+                )
                 event = found.receive() if found.ready else {}
             if event:
                 said = (running.pop(found), str(event.get("message") or ""), str(event.get("hint") or ""))

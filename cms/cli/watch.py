@@ -7,6 +7,7 @@ the next question finds it.
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import termios
@@ -27,6 +28,12 @@ PAUSE_SECONDS = 1.0
 
 # So many causes are told above many accounts, which are what the screen is for. `cms status` has them all.
 _MOST_CAUSES = 3
+
+# So many accounts of a cause are named: its line is cut off at the screen's width, and has how many there are besides.
+_MOST_NAMED = 2
+
+# What the first line says of the keys, and where there is more than the screen has.
+_ENDS, _SCROLLS_TOO = "(Ctrl-C ends)", "(Ctrl-C ends; arrows, space and b scroll)"
 
 # If the screen is too small for everything, the requests get at least this many lines.
 _LEAST_REQUESTS = 4
@@ -51,8 +58,8 @@ def page(
     top: int = 0,
     gone: str = "",
     name_of: Callable[[int], str] = users.user_name,
-) -> list[str]:
-    """Return the screen's content: at most `height` lines of at most `width` characters.
+) -> tuple[list[str], int]:
+    """Return the screen's content, at most `height` lines of at most `width` characters, and how many can be scrolled away.
 
     Of the accounts' lines, the first `top` are scrolled away, or fewer if the rest fits.
 
@@ -64,16 +71,19 @@ def page(
     head = [_head(document.get("daemon", {})), *([f"NO ANSWER: {gone}; waiting for it"] if gone else []), ""]
     room = max(_LEAST_REQUESTS, height - len(head) - len(rows) - 2)
     shown = max(1, height - len(head) - 2 - min(room, len(requests)))
-    rows = rows[max(0, min(top, len(rows) - shown)) :][:shown]
+    hidden = max(0, len(rows) - shown)
+    if hidden:
+        head[0] = head[0].replace(_ENDS, _SCROLLS_TOO)
+    rows = rows[min(top, hidden) :][:shown]
     lines = [*head, *rows, "", "LAST REQUESTS", *requests[:room]]
-    return [_fitting(line, width) for line in lines[:height]]
+    return [_fitting(line, width) for line in lines[:height]], hidden
 
 
 def _head(daemon: Document) -> str:
     if not daemon:
-        return "cms: no daemon has answered yet (Ctrl-C ends)"
+        return f"cms: no daemon has answered yet {_ENDS}"
     up = duration(float(daemon.get("uptime", 0)))
-    return f"cms {daemon.get('version')}, process {daemon.get('pid')}, up {up} (Ctrl-C ends)"
+    return f"cms {daemon.get('version')}, process {daemon.get('pid')}, up {up} {_ENDS}"
 
 
 def _many(accounts: Sequence[Document], width: int) -> list[str]:
@@ -82,7 +92,7 @@ def _many(accounts: Sequence[Document], width: int) -> list[str]:
     found = causes(accounts)
     for told, group in found[:_MOST_CAUSES]:
         state, *rest = told.split("\n")
-        lines.append(f"{some(list(dict.fromkeys(map(name, group))))}: {state}")
+        lines.append(f"{some(list(dict.fromkeys(map(name, group))), _MOST_NAMED)}: {state}")
         lines += [f"    {label}: {text}" for label, _, text in (each.partition("\t") for each in rest)]
     if (more := len(found) - _MOST_CAUSES) > 0:
         lines.append(f"{more} more: `cms status`")
@@ -241,9 +251,15 @@ _SCROLLS = {
 }
 
 
+# A key that is held down, or a slow answer of the daemon's: several are read at once.
+_KEY = re.compile(rb"\x1b[\[O][A-Z]|\x1b\[\d+~|.", re.DOTALL)
+
+
 def scrolled(top: int, keys: bytes, lines: int) -> int:
     """Return how many lines are scrolled away after these keys. `lines` is the most that can be."""
-    return max(0, min(lines, top + _SCROLLS.get(keys, 0)))
+    for key in _KEY.findall(keys):
+        top = max(0, min(lines, top + _SCROLLS.get(key, 0)))
+    return min(top, lines)
 
 
 def watch(ask: Callable[[], Document], screen: Screen) -> None:
@@ -255,11 +271,9 @@ def watch(ask: Callable[[], Document], screen: Screen) -> None:
             try:
                 latest = ask()
                 with understood():
-                    lines = page(latest, *screen.size(), top=top)
+                    lines, hidden = page(latest, *screen.size(), top=top)
                 document = latest
             except NoDaemon as error:
-                lines = page(document, *screen.size(), top=top, gone=error.message)
+                lines, hidden = page(document, *screen.size(), top=top, gone=error.message)
             screen.draw(lines)
-            keys = screen.pause(PAUSE_SECONDS)
-            # Each account has a line at least, and causes have some more.
-            top = scrolled(top, keys, 4 * len(document.get("accounts", ())))
+            top = scrolled(top, screen.pause(PAUSE_SECONDS), hidden)

@@ -21,7 +21,7 @@ from cms.config.draft import AccountHandle, Draft
 from cms.config.ignored import Ignored
 from cms.config.oauth2 import gmail_account, oauth2_account
 from cms.config.office365 import office365_account
-from cms_oauth.providers import GOOGLE, MICROSOFT
+from cms_oauth.providers import GOOGLE, MICROSOFT, OWN
 
 # A line, and the arguments of the account that begins there.
 Row: TypeAlias = tuple[int, Mapping[str, Given]]
@@ -43,8 +43,11 @@ SHARED = tuple(each for each in ARGUMENTS if each != "user")
 
 _FLAGS = ("use_default_registration", "preflight")
 _LISTS = ("protocols", "scopes")
-_NUMBERS = ("refresh_before", "lifetime")
+_NUMBERS = ("refresh_before", "lifetime", "max_mailboxes")
 _SECRETS = ("client_secret", "certificate", "certificate_password", "client_assertion", "client", "service_account")
+
+# No number has more. int() raises ValueError for one of thousands.
+_DIGITS = 18
 
 # Spreadsheets write another separator where a comma is the decimal point. No argument's name has one of these.
 _SEPARATORS = ",;\t"
@@ -104,6 +107,9 @@ def _directive(given: dict[str, Given]) -> tuple[Directive, dict[str, Given]]:
     rest = {name: each for name, each in given.items() if name != "provider"}
     if provider == GOOGLE and not {"client_id", "client_secret"} & given.keys():
         return gmail_account, rest
+    if provider == OWN:
+        # As `cms status --json` calls such a server, whose address is another argument.
+        return oauth2_account, rest
     if provider in (None, MICROSOFT) and not {"issuer", "token_endpoint"} & given.keys():
         return office365_account, rest
     return oauth2_account, given
@@ -175,7 +181,7 @@ def _typed(name: str, field: str) -> Given:
         return {"true": True, "false": False}.get(field.lower(), field)
     if name in _LISTS:
         return field.split()
-    if name in _NUMBERS and field.isdecimal():
+    if name in _NUMBERS and field.isdecimal() and len(field) <= _DIGITS:
         return int(field)
     return field
 
@@ -188,6 +194,9 @@ def _toml(file: str, text: str) -> Iterator[Row]:
         where = _TOML_PLACE.search(told)
         line = int(where[1]) if where and where[1] else text.count("\n") + 1
         raise Mistake(f"this is not TOML: {_TOML_PLACE.sub('', told)}", place=Place(file, line)) from None
+    except ValueError as error:
+        # A number of thousands of digits.
+        raise Mistake(f"this is not TOML: {str(error).partition(':')[0]}", place=Place(file, 1)) from None
     except RecursionError:
         # tomllib's parser recurses for each bracket.
         raise Mistake("this is not TOML: it is nested too deeply", place=Place(file, 1)) from None

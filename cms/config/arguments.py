@@ -138,6 +138,13 @@ def seconds(name: str, value: Given, least: float, *, zero: bool = False) -> flo
     return float(value)
 
 
+def count(name: str, value: Given) -> int:
+    """Return how many of something there may be: at least one."""
+    if type(value) is not int or value < 1:
+        raise Mistake(f"{name}= is a number, 1 or more")
+    return value
+
+
 def command(name: str, value: Given, folder: str) -> tuple[str, ...]:
     """Return a program and its arguments, from a list or from the path of a program.
 
@@ -265,15 +272,31 @@ def origin(value: Given) -> str | None:
 
 def redirect_uri(value: Given) -> str:
     """Return a redirect address exactly as written, because Entra compares it like that. No port means any free port."""
+    given, host = _redirect_uri(value)
+    if host not in (*_LOOPBACK, ""):
+        raise Mistake(
+            "redirect_uri= with http:// goes to localhost or 127.0.0.1 only", "Elsewhere it has to be https://"
+        )
+    return given
+
+
+def any_redirect_uri(value: Given) -> str:
+    """Return a redirect address exactly as written. Other servers than Entra may know [::1], which is none of the other two."""
+    given, host = _redirect_uri(value)
+    if host not in (*_LOOPBACK, "::1", ""):
+        raise Mistake(
+            "redirect_uri= with http:// goes to localhost, 127.0.0.1 or [::1] only", "Elsewhere it has to be https://"
+        )
+    return given
+
+
+def _redirect_uri(value: Given) -> tuple[str, str]:
+    """Return a redirect address, and its host if that has to be this machine, else ""."""
     given = text("redirect_uri", value)
     parts = _url("redirect_uri", given)
     if parts.scheme not in {"http", "https"} or "#" in given:
         raise Mistake("redirect_uri= is an http:// or https:// address without a fragment")
-    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        raise Mistake(
-            "redirect_uri= with http:// goes to localhost or 127.0.0.1 only", "Elsewhere Entra wants https://"
-        )
-    return given
+    return given, str(parts.hostname) if parts.scheme == "http" else ""
 
 
 def page(value: Given) -> str:
@@ -298,7 +321,8 @@ def proxy(value: Given) -> tuple[str, str]:
     parts = _url("url", given.replace(f"{userinfo}{at}", "", 1))
     if parts.scheme != "http" or parts.port is None or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise Mistake(
-            "url= is http://HOST:PORT", "The connection to Entra is encrypted anyway: cms asks the proxy for a tunnel"
+            "url= is http://HOST:PORT",
+            "The connection to the provider is encrypted anyway: cms asks the proxy for a tunnel",
         )
     return f"http://{parts.netloc.lower()}", unquote(userinfo)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from cms.config import account_files, arguments, oauth2, office365, serving, settings
+from cms.config import account_files, arguments, fleet, oauth2, office365, serving, settings
 from cms.config.arguments import Given, Mistake
 from cms.config.draft import MOVES_NO_MAIL, Draft
 from cms.config.ignored import Ignored
@@ -53,6 +53,7 @@ def namespace(draft: Draft) -> dict[str, Given]:
         "Notify": partial(settings.notify, draft),
         "Audit": partial(settings.audit, draft),
         "Metrics": partial(settings.metrics, draft),
+        "Fleet": partial(fleet.fleet, draft),
         "SignInPage": partial(settings.sign_in_page, draft),
         "Proxy": partial(settings.proxy, draft),
         "File": partial(settings.file, draft),
@@ -100,7 +101,8 @@ def _checked(draft: Draft, name: str, directive: Callable[..., T], more: tuple[s
             try:
                 signature.bind(*positional, **named)
             except TypeError as error:
-                raise Mistake(f"{name}: {error}") from None
+                # Python 3.12 and later call some arguments keyword-only, which helps only programmers.
+                raise Mistake(f"{name}: {error}".replace("required keyword-only", "required")) from None
         try:
             return directive(**{each: _listed(draft, each, value) for each, value in given.items()})
         except Mistake as mistake:

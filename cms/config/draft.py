@@ -7,14 +7,14 @@ import os
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake, Place
 from cms.config.ignored import Ignored
 from cms.config.model import AuditSpec, FileSpec, MetricsSpec, SocketSpec
-from cms.core.accounts import Account, Proxy, Scopes, Source
+from cms.core.accounts import Account, Fleet, Proxy, Scopes, Source
 from cms.core.hooks import Hook
 from cms_oauth.microsoft import PERMISSIONS, Cloud
 
@@ -70,9 +70,7 @@ def one_account(name: str, given: Given) -> AccountHandle:
     """Check, as `account_of` does, and that it is an account of one address."""
     found = account_of(name, given)
     if found.account.domain:
-        raise Mistake(
-            f"{name}= is one address, not every address of a domain", "Office365_Account(...) of that address"
-        )
+        raise Mistake(f"{name}= is one address, not every address of a domain", "Make an account of that address")
     return found
 
 
@@ -96,6 +94,9 @@ class Draft:
         self.file = file
         self.folder = str(Path(file).absolute().parent)
         self.system = system
+        # As the user who runs cms sees it, whom root may look for: `cms check` of a service's configuration.
+        runner = system.service_of(file)
+        self.runners = replace(system, caller=lambda: runner) if runner else system
         self.accounts: list[AccountHandle] = []
         self._accounts: dict[str, AccountHandle] = {}
         self.sockets: list[SocketSpec] = []
@@ -112,6 +113,7 @@ class Draft:
         self.proxy: Proxy | None = None
         self.audit = AuditSpec()
         self.metrics = MetricsSpec()
+        self.fleet: Fleet | None = None
         # In the order in which they were found, each once.
         self._warnings: dict[str, None] = {}
         # The files that cms reads, by resolved path: cms must not write to any of them.

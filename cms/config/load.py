@@ -140,6 +140,7 @@ def _compose(draft: Draft) -> Config:
         desktop=draft.desktop,
         audit=draft.audit,
         metrics=draft.metrics,
+        fleet=draft.fleet,
         unserved=frozenset(each.account.grant.key for each in draft.accounts if each not in accounts),
     )
 
@@ -215,13 +216,18 @@ def _accounts(draft: Draft, protocols: Mapping[AccountHandle, tuple[str, ...]]) 
     return {
         handle: replace(
             handle.account,
-            grant=replace(handle.account.grant, scope_sets=tuple(dict.fromkeys(sets[handle.account.grant.key]))),
+            grant=replace(handle.account.grant, scope_sets=_scope_sets(handle.account, sets)),
             scopes=found,
             mailbox=draft.mailboxes.get(handle, ""),
             needs=None if handle.cloud else {name: _permission(handle.needs[name]) for name in found},
         )
         for handle, found in scopes.items()
     }
+
+
+def _scope_sets(account: Account, sets: Mapping[str, list[Scopes]]) -> tuple[Scopes, ...]:
+    # No token is asked for under the name of a whole domain.
+    return () if account.max_mailboxes else tuple(dict.fromkeys(sets[account.grant.key]))
 
 
 def _scopes(draft: Draft, used: Mapping[AccountHandle, tuple[str, ...]]) -> dict[AccountHandle, dict[str, Scopes]]:

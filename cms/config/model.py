@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cms.core.accounts import Account, Grant, Proxy, Source
+from cms.core.accounts import Account, Fleet, Grant, Proxy, Source
 from cms.core.hooks import Hook
 from cms_oauth.frozen import dataclass
 from cms_oauth.text import printable
@@ -89,7 +89,7 @@ class Config:
     files: tuple[FileSpec, ...] = ()
     # The address of the sign-in page, "" for no page beside the redirect addresses.
     page: str = ""
-    # The proxy on the way to Entra, None to use the environment's.
+    # The proxy on the way to the providers, None to use the environment's.
     proxy: Proxy | None = None
     # The programs to run on events, and whether to show desktop notifications.
     hooks: tuple[Hook, ...] = ()
@@ -100,6 +100,8 @@ class Config:
     unserved: frozenset[str] = frozenset()
     audit: AuditSpec = AuditSpec()
     metrics: MetricsSpec = MetricsSpec()
+    # The database in which hosts share their sign-ins, None for those of this host alone.
+    fleet: Fleet | None = None
 
     @property
     def grants(self) -> tuple[Grant, ...]:

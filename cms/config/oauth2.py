@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from cms.config import arguments
 from cms.config.arguments import Given, Mistake, optional
 from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, add_account, name_mailbox, protocols_of
 from cms.config.ignored import Ignored
-from cms.core.accounts import EVERY, Account, Grant, Scopes, Source, domain_of
+from cms.core.accounts import EVERY, Account, Grant, Scopes, Source
 from cms.system.files import read_regular
 from cms_oauth.json_object import read_object
 from cms_oauth.microsoft import PERMISSIONS
@@ -19,8 +20,22 @@ from cms_oauth.providers import CLIENT_AUTH, DYNAMIC, GOOGLE, MICROSOFT, OWN, PR
 # What a sign-in at your own server asks for unless the configuration has scopes=: a name, and a refresh token.
 _USUAL_SCOPES = ("openid", "email", "offline_access")
 
+# The addresses of a server without a discovery document. It has to have the first two.
+_ENDPOINTS = (
+    "authorization_endpoint",
+    "token_endpoint",
+    "device_authorization_endpoint",
+    "userinfo_endpoint",
+    "revocation_endpoint",
+)
+_NEEDED = _ENDPOINTS[:2]
+
 # Google's client files have a few hundred bytes. The id in it has to fit into the header of a vault file.
 _MOST_CLIENT = 3 * 1024
+
+# How many mailboxes of a domain are served at a time unless the configuration has max_mailboxes=: a mistake or a flood of
+# made-up addresses costs no more than this, and it is more than most servers need.
+_MOST_MAILBOXES = 1000
 
 # Why a bare GMail_Account is ignored.
 _NO_CLIENT = (
@@ -38,6 +53,8 @@ def oauth2_account(
     authorization_endpoint: Given = None,
     token_endpoint: Given = None,
     device_authorization_endpoint: Given = None,
+    userinfo_endpoint: Given = None,
+    revocation_endpoint: Given = None,
     client_id: Given = None,
     client_secret: Given = None,
     certificate: Given = None,
@@ -60,23 +77,24 @@ def oauth2_account(
     pop_host: Given = None,
 ) -> AccountHandle:
     """OAuth2_Account: a mailbox at a provider that cms knows, or at a server with OAuth2."""
-    row, server = _server(provider, issuer, (authorization_endpoint, token_endpoint, device_authorization_endpoint))
-    server = _adjusted(server, resource, username_claim, lifetime)
-    server = replace(server, parameters=_parameters(server, prompt, parameters))
+    needed = authorization_endpoint, token_endpoint
+    more = device_authorization_endpoint, userinfo_endpoint, revocation_endpoint
+    row, server = _server(provider, issuer, dict(zip(_ENDPOINTS, needed + more, strict=True)))
+    server = _adjusted(server, resource, username_claim, lifetime, _parameters(server, prompt, parameters))
     proofs = _proofs(client_secret, certificate, certificate_password)
     grant = Grant(
         authority=server.issuer or server.token_endpoint,
-        client_id=_client_id(row, server, client_id),
+        client_id=_client_id(row, server, client_id, proofs),
         login=_login(user, sign_in_as),
         sign_in=_way(row, server, sign_in),
-        redirect_uri=optional(redirect_uri, arguments.redirect_uri) or row.redirect,
+        redirect_uri=optional(redirect_uri, arguments.any_redirect_uri) or row.redirect,
         refresh_before=optional(refresh_before, arguments.refresh_before),
         provider=row.name,
         server=replace(server, client_auth=_client_auth(server, proofs, client_auth)),
         **proofs._asdict(),
     )
-    hosts = imap_host, smtp_host, pop_host
-    return _add(draft, grant, _needs(row, scopes), user=user, protocols=protocols, preflight=preflight, hosts=hosts)
+    hosts, needs = (imap_host, smtp_host, pop_host), _needs(row, scopes)
+    return _add(draft, grant, needs, user=user, protocols=protocols, preflight=preflight, hosts=hosts)
 
 
 def gmail_account(
@@ -85,6 +103,7 @@ def gmail_account(
     *,
     client: Given = None,
     service_account: Given = None,
+    max_mailboxes: Given = None,
     sign_in: Given = None,
     sign_in_as: Given = None,
     protocols: Given = None,
@@ -106,8 +125,8 @@ def gmail_account(
     grant = Grant(
         authority=row.server.issuer,
         client_id="",
-        login=_login(user, sign_in_as),
-        redirect_uri=optional(redirect_uri, arguments.redirect_uri) or row.redirect,
+        login=_login(user, sign_in_as, every=service_account is not None),
+        redirect_uri=optional(redirect_uri, arguments.any_redirect_uri) or row.redirect,
         refresh_before=optional(refresh_before, arguments.refresh_before),
         provider=row.name,
         server=row.server,
@@ -118,8 +137,8 @@ def gmail_account(
         source = arguments.secret("client", client)
         way = _way(row, row.server, sign_in)
         grant = replace(grant, client_id=_client_of(source), client_secret=source, sign_in=way)
-    hosts = imap_host, smtp_host, pop_host
-    return _add(draft, grant, row.scopes, user=user, protocols=protocols, preflight=preflight, hosts=hosts)
+    hosts, most = (imap_host, smtp_host, pop_host), _most_mailboxes(grant.login, max_mailboxes)
+    return _add(draft, grant, row.scopes, user=user, protocols=protocols, preflight=preflight, hosts=hosts, most=most)
 
 
 def gmail(draft: Draft, mailbox: Given, account: Given) -> Ignored:
@@ -131,10 +150,9 @@ def gmail(draft: Draft, mailbox: Given, account: Given) -> Ignored:
     return draft.returned("GMail", MOVES_NO_MAIL)
 
 
-def _server(provider: Given, issuer: Given, endpoints: tuple[Given, Given, Given]) -> tuple[Provider, Server]:
-    """Return the provider that the arguments name, and its server. `endpoints` are for signing in, tokens and devices."""
-    authorize, token, device = endpoints
-    ways = {"provider=": provider, "issuer=": issuer, "authorization_endpoint=": authorize, "token_endpoint=": token}
+def _server(provider: Given, issuer: Given, endpoints: Mapping[str, Given]) -> tuple[Provider, Server]:
+    """Return the provider that the arguments name, and its server. Without the first two, `endpoints` are the server's."""
+    ways = {"provider=": provider, "issuer=": issuer, **{f"{name}=": each for name, each in endpoints.items()}}
     given = [name for name, each in ways.items() if each is not None]
     if provider is not None or issuer is not None:
         if len(given) > 1:
@@ -144,15 +162,18 @@ def _server(provider: Given, issuer: Given, endpoints: tuple[Given, Given, Given
         row = _row(provider)
         assert row.server, "only Microsoft has none"
         return row, row.server
-    if authorize is None or token is None:
+    if any(endpoints[name] is None for name in _NEEDED):
         raise Mistake(
             "the server is missing: provider=, issuer=, or authorization_endpoint= and token_endpoint=",
             f"Providers that cms knows: {', '.join(_known())}",
         )
+    found = {name: optional(each, partial(arguments.https, name)) or "" for name, each in endpoints.items()}
     return PROVIDERS[OWN], Server(
-        authorization_endpoint=arguments.https("authorization_endpoint", authorize),
-        token_endpoint=arguments.https("token_endpoint", token),
-        device_endpoint=optional(device, lambda each: arguments.https("device_authorization_endpoint", each)) or "",
+        authorization_endpoint=found["authorization_endpoint"],
+        token_endpoint=found["token_endpoint"],
+        device_endpoint=found["device_authorization_endpoint"],
+        userinfo_endpoint=found["userinfo_endpoint"],
+        revocation_endpoint=found["revocation_endpoint"],
     )
 
 
@@ -166,13 +187,16 @@ def _row(provider: Given) -> Provider:
     return PROVIDERS[arguments.choice("provider", provider, _known())]
 
 
-def _adjusted(server: Server, resource: Given, username_claim: Given, lifetime: Given) -> Server:
+def _adjusted(
+    server: Server, resource: Given, username_claim: Given, lifetime: Given, parameters: tuple[tuple[str, ...], ...]
+) -> Server:
     """Return the server with what the file says of it."""
     return replace(
         server,
         resource=server.resource if resource is None else arguments.text("resource", resource),
         who=server.who if username_claim is None else (arguments.text("username_claim", username_claim),),
         lifetime=server.lifetime if lifetime is None else arguments.seconds("lifetime", lifetime, 60.0),
+        parameters=parameters,
     )
 
 
@@ -186,21 +210,28 @@ def _parameters(server: Server, prompt: Given, parameters: Given) -> tuple[tuple
     return tuple(found.items())
 
 
-def _client_id(row: Provider, server: Server, client_id: Given) -> str:
+def _client_id(row: Provider, server: Server, client_id: Given, proofs: _Proofs) -> str:
     if client_id is not None:
         return arguments.text("client_id", client_id)
     # A server with a discovery document may register clients; the sign-in says so if it does not.
     if row.registers or (row.name == OWN and server.issuer):
+        if any(proofs):
+            # What registers itself has no secret, and is refused with one.
+            raise Mistake(
+                "client_secret= or certificate= is given without client_id=", "An application has both, or neither"
+            )
         return DYNAMIC
     which = f'provider="{row.name}"' if row.name != OWN else "a server without issuer="
     raise Mistake(f"{which} needs client_id=", row.client[:1].upper() + row.client[1:])
 
 
-def _login(user: Given, sign_in_as: Given) -> str:
+def _login(user: Given, sign_in_as: Given, *, every: bool = False) -> str:
     address = arguments.mailbox("user", user)
-    if address.startswith(EVERY):
+    if address.startswith(EVERY) and not every:
         raise Mistake(
-            "user= is every address of a domain, which is for Microsoft's applications only", "Name each address"
+            "user= is every address of a domain, which only an application of Microsoft's or a service account of Google's"
+            " opens",
+            "Name each address",
         )
     return (optional(sign_in_as, lambda given: arguments.address("sign_in_as", given)) or address).lower()
 
@@ -266,11 +297,22 @@ def _needs(row: Provider, scopes: Given) -> Mapping[str, Scopes]:
     return dict.fromkeys(PERMISSIONS, arguments.any_scopes(scopes))
 
 
+def _most_mailboxes(login: str, max_mailboxes: Given) -> int:
+    """Return how many mailboxes of a domain may be open at a time, 0 for an account of one address."""
+    if login.startswith(EVERY):
+        return _MOST_MAILBOXES if max_mailboxes is None else arguments.count("max_mailboxes", max_mailboxes)
+    if max_mailboxes is not None:
+        raise Mistake(
+            "max_mailboxes= is for every address of a domain", 'Such as user="*@corp.example", or leave it out'
+        )
+    return 0
+
+
 def _of_service_account(grant: Grant, service_account: Given, sign_in: Given, sign_in_as: Given) -> Grant:
     """Return the grant of a service account, whose file only the grant worker reads: there is a private key in it."""
     if sign_in is not None or sign_in_as is not None:
         raise Mistake("sign_in= and sign_in_as= are not for service_account=", "No person signs in: leave them out")
-    if domain_of(grant.login) in PROVIDERS[GOOGLE].domains:
+    if grant.login.rpartition("@")[2] in PROVIDERS[GOOGLE].domains:
         raise Mistake(
             "service_account= is for mailboxes of a Google Workspace, and this is a person's account",
             'client=File("google-client.json")',
@@ -300,6 +342,11 @@ def _client_of(source: Source) -> str:
     # RFC 6749, A.1.
     if not isinstance(client_id, str) or not client_id or not (client_id.isascii() and client_id.isprintable()):
         raise Mistake(f"client= has no client of type Desktop app in it: {path}", "Download the file once more")
+    if not installed.get("client_secret"):
+        raise Mistake(
+            f"client= has no client_secret in it, which Google wants: {path}",
+            "Add a secret to the client in Google's console, and download the file then: Google shows it once",
+        )
     return client_id
 
 
@@ -312,6 +359,7 @@ def _add(
     protocols: Given,
     preflight: Given,
     hosts: tuple[Given, Given, Given],
+    most: int = 0,
 ) -> AccountHandle:
     row = PROVIDERS[grant.provider]
     usual = {"imap_host": row.imap_host, "smtp_host": row.smtp_host, "pop_host": row.pop_host}
@@ -320,7 +368,14 @@ def _add(
         for (name, known), given in zip(usual.items(), hosts, strict=True)
     )
     account = Account(
-        arguments.address("user", user), grant, {}, arguments.flag("preflight", preflight), imap, smtp, pop
+        arguments.mailbox("user", user),
+        grant,
+        {},
+        arguments.flag("preflight", preflight),
+        imap,
+        smtp,
+        pop,
+        max_mailboxes=most,
     )
     own = optional(protocols, lambda given: protocols_of("protocols", given))
     return add_account(draft, AccountHandle(draft.place, account, None, None, own, needs))

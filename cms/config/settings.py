@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import shutil
+from contextlib import suppress
 
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake, optional
@@ -70,7 +71,7 @@ def _warn_of_program(draft: Draft, hook: Hook) -> None:
         draft.warn(hook.line, f"there is no program {program}: no notifications are sent until it exists")
         return
     try:
-        trust.check_program(found, draft.system)
+        trust.check_program(found, draft.runners)
     except trust.Untrusted as untrusted:
         draft.warn(
             hook.line,
@@ -88,7 +89,10 @@ def audit(draft: Draft, file: Given = None, *, journal: Given = False) -> None:
     if path:
         draft.occupy(path, draft.line())
         try:
-            trust.check_place(path, draft.system)
+            trust.check_place(path, draft.runners)
+            # What cannot be looked at cannot be written to either.
+            with suppress(OSError):
+                trust.check_folder(path, draft.runners)
         except trust.Untrusted:
             draft.warn(
                 draft.line(),
@@ -149,7 +153,7 @@ def sign_in_page(draft: Draft, url: Given = arguments.PAGE) -> None:
 
 
 def proxy(draft: Draft, url: Given, no_proxy: Given = (), *, password: Given = None) -> None:
-    """Proxy: the HTTP proxy on the way to Entra."""
+    """Proxy: the HTTP proxy on the way to the providers."""
     draft.once("Proxy")
     address, user = arguments.proxy(url)
     secret = optional(password, lambda given: arguments.secret("password", given))

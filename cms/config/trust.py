@@ -23,6 +23,7 @@ from pathlib import Path
 
 from cms.system.files import has_acl
 from cms.system.users import group_id, is_alone_in, is_mapped, user_id, user_name
+from cms_oauth import paths
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import Command
 from cms_oauth.peer import ROOT
@@ -96,11 +97,18 @@ def _mounts() -> Iterator[tuple[str, str]]:
         yield where, after.partition(" ")[0]
 
 
+def service_of(file: str) -> int | None:
+    """Return the uid of the service that has this configuration, if this process is root's and the service is not."""
+    uid = paths.service_uid() if os.geteuid() == ROOT and paths.is_service_config(file) else None
+    return uid or None
+
+
 @dataclass(frozen=True, slots=True)
 class System:
     """The system calls and look-ups that loading a configuration uses. Tests replace them."""
 
     caller: Callable[[], int] = os.geteuid
+    service_of: Callable[[str], int | None] = service_of
     lstat: Lstat = os.lstat
     user_id: Callable[[str], int | None] = user_id
     group_id: Callable[[str], int | None] = group_id

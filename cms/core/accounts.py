@@ -11,14 +11,14 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 from cms.core.words import NAMELESS, stored_sign_in
 from cms_oauth.addresses import bare, fault
 from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import COMMON, PERMISSIONS, Cloud
 from cms_oauth.moves import Command
-from cms_oauth.providers import DYNAMIC, MICROSOFT, PROVIDERS, Server
+from cms_oauth.providers import DYNAMIC, MICROSOFT, OPENID, OWN, PROVIDERS, Server
 
 Scopes = tuple[str, ...]
 
@@ -121,7 +121,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy on the way to Entra. `url` is `http://HOST:PORT`; `user` and `password` log in to it.
+    """An HTTP proxy on the way to the providers. `url` is `http://HOST:PORT`; `user` and `password` log in to it.
 
     Hosts in `no_proxy` are reached without it.
     """
@@ -135,6 +135,36 @@ class Proxy:
         """True if this host is reached through the proxy: `no_proxy` has neither the host, nor its domain, nor `*`."""
         name = f".{host.lower()}"
         return not any(each == "*" or name.endswith(f".{each.lower().removeprefix('.')}") for each in self.no_proxy)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The PostgreSQL database through which several hosts share their sign-ins.
+
+    - `dsn`: a connection string of libpq's, without a password.
+    - `token_keys`, `keys`: where the keys of access tokens and of sign-ins are: the first encrypts, and all decrypt.
+    - `schema`: the schema that has the tables. `listen`: whether the host hears of changes by LISTEN, or asks for them only.
+    """
+
+    dsn: str
+    token_keys: tuple[Source, ...]
+    keys: tuple[Source, ...] = ()
+    password: Source | None = None
+    schema: str = "cms"
+    listen: bool = True
+
+    @property
+    def serves_only(self) -> bool:
+        """True if this host serves tokens that others mint: without the key of sign-ins it redeems none."""
+        return not self.keys
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFacts:
+    """The fleet's database: for how many seconds it could not be asked, and `why`; 0 and "" if it can be."""
+
+    away: float = 0.0
+    why: str = ""
 
 
 # Without slots: `key` is cached in the instance's dictionary. The standard decorator: there may be ten thousand of them.
@@ -171,6 +201,11 @@ class Grant:
         """True if no person signs in: then there is no refresh token, and only access tokens are in the vault."""
         return self.sign_in in UNATTENDED
 
+    @property
+    def rotates(self) -> bool:
+        """True if a refresh token works only once, or may: cms does not know how your own server does it."""
+        return self.server is not None and (self.server.rotates or self.provider == OWN)
+
     @cached_property
     def key(self) -> str:
         """The name of this grant: the same after a restart, safe as a file name, and without an address in it.
@@ -189,6 +224,7 @@ class StoredSignIn:
     """A sign-in in the vault, without its secrets. `key` and the three fields after it are its Grant's.
 
     `who` is the user who signed in and `signed_in` when (Unix time): "" and 0 if only the file's header is readable.
+    `provider` is its Grant's too, "" in what an earlier cms has written.
     """
 
     key: str
@@ -197,6 +233,7 @@ class StoredSignIn:
     login: str
     who: str = ""
     signed_in: float = 0.0
+    provider: str = ""
 
     @property
     def name(self) -> str:
@@ -209,6 +246,13 @@ class StoredSignIn:
         return stored_sign_in(self.key, self.authority, self.client_id, self.name)
 
 
+def says_who(grant: Grant) -> bool:
+    """False if the provider is not asked who signs in: then cms takes it that it is the user whom the configuration names."""
+    if grant.server is None or grant.unattended:
+        return True
+    return OPENID in grant.server.identity or any(OPENID in scopes for scopes in grant.scope_sets)
+
+
 # How the user of an account begins that is for every address of a domain: `*@domain.com`.
 EVERY = "*@"
 
@@ -219,10 +263,12 @@ class Account:
     """What a mail program asks for by name. `user` goes into the SASL string; the token comes from `grant`.
 
     An account whose user is `*@domain.com` is for every address of that domain: the address that is asked for takes the
-    place of its user.
+    place of its user. If a token opens only one mailbox, each address has its own grant, and `max_mailboxes` limits how many
+    of them cms serves at a time; 0 if one grant opens them all.
 
-    `scopes` gives, for each protocol, the exact scope set whose token serves it: a member of `grant.scope_sets`. `needs`
-    names, for each protocol, the scope that its token must have; None for Microsoft's, which are known.
+    `scopes` gives, for each protocol, the exact scope set whose token serves it: a member of `grant.scope_sets`, which are
+    none if only the addresses have tokens. `needs` names, for each protocol, the scope that its token must have; None for
+    Microsoft's, which are known.
     """
 
     user: str
@@ -235,11 +281,25 @@ class Account:
     # The mailbox that Office365(mailbox, account) names, for tests that open one.
     mailbox: str = ""
     needs: Mapping[str, str] | None = None
+    max_mailboxes: int = 0
+
+    def of(self, address: str) -> Account:
+        """Return what an account for every address of a domain is for one of them."""
+        if not self.max_mailboxes:
+            return dataclasses.replace(self, user=address)
+        sets = tuple(dict.fromkeys(self.scopes.values()))
+        return dataclasses.replace(self, user=address, grant=_own(self.grant, address.lower(), sets), max_mailboxes=0)
 
     @property
     def domain(self) -> str:
         """The domain whose every address this account is for, in lower case, "" for an account of one address."""
         return self.user[len(EVERY) :].lower() if self.user.startswith(EVERY) else ""
+
+
+@lru_cache(maxsize=1024)
+def _own(grant: Grant, login: str, scope_sets: tuple[Scopes, ...]) -> Grant:
+    """Return a mailbox's own grant. Cached, because each request asks for one, and its key is computed once."""
+    return dataclasses.replace(grant, login=login, scope_sets=scope_sets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,12 +376,16 @@ def sign_ins_meant(
     if len(grants) == 1 or (grants and name):
         return tuple(grants.values())
     if not accounts:
-        remedy = "add Office365_Account(...) and a CredentialServer(...) that serves it to the configuration"
+        remedy = "add an account, such as Office365_Account(...), and a CredentialServer(...) that serves it to the configuration"
         return Unclear("there is no account", remedy)
     said = f"there is no account {name!r:.80}" if name else "there are several accounts"
     usage = "cms import FILE --account USER" if command == "import" else f"cms {command} USER"
     every = "" if name or command != "login" else ", or sign in each that needs it, `cms login --all`"
     return Unclear(said, f"name one of these, `{usage}`{every}: {users_to_type(accounts, who)}")
+
+
+# So many names are a choice for a person who has mistyped one. More would push the error itself off the screen.
+MOST_TO_TYPE = 8
 
 
 def users_in_words(accounts: Iterable[Account], who: Mapping[str, str] = {}) -> str:
@@ -331,7 +395,9 @@ def users_in_words(accounts: Iterable[Account], who: Mapping[str, str] = {}) -> 
 
 def users_to_type(accounts: Iterable[Account], who: Mapping[str, str] = {}) -> str:
     """Return the names of accounts as a list from which a person types one in a shell."""
-    return ", ".join(each if each == NAMELESS else to_type(each) for each in _names(accounts, who))
+    names = [each if each == NAMELESS else to_type(each) for each in _names(accounts, who)]
+    more = len(names) - MOST_TO_TYPE
+    return ", ".join([*names[:MOST_TO_TYPE], *([f"{more} more"] if more > 0 else [])])
 
 
 def to_type(name: str) -> str:

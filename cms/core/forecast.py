@@ -1,12 +1,13 @@
 """Predicts when a sign-in will end, from when it was given and how earlier ones ended. Pure.
 
-Providers do not say how long a refresh token lives. What is known (docs/operations.md explains it to users):
+Few providers say how long a sign-in lives: Google does, if its person has agreed for a limited time. What is known
+otherwise (docs/operations.md explains it to users):
 
 - a registration of the single-page platform ends every sign-in after 24 hours: that is certain;
 - a policy of the organisation (sign-in frequency) ends it after a fixed period. The policy is not visible to cms, but
   two sign-ins that ended after the same time show the period;
 - a change of password ends it; the dates of earlier changes suggest the next one;
-- while a Google project is in testing, its sign-ins end after 7 days; Google does not say so, the time does;
+- while a Google project is in testing, its sign-ins end after 7 days; if Google does not say so, the time does;
 - a refresh token that is not used ends after 90 days (Google: 6 months), which matters only while cms cannot use it.
 
 All times are Unix times, because a sign-in outlives a boot. cms notices an ending at the next renewal, so the real one
@@ -90,6 +91,7 @@ def forecast(sign_in: SignInFacts, *, spa: bool, now: float, idle: float) -> For
     if not sign_in.given_at:
         return None
     found = [
+        _of_provider(sign_in),
         _of_platform(sign_in) if spa else None,
         _of_period(sign_in, now, FREQUENCY, "sign-in frequency of the organisation"),
         _of_period(sign_in, now, TESTING, "7 days of a Google project in testing"),
@@ -125,6 +127,13 @@ def remember(endings: Sequence[Ending], ending: Ending) -> tuple[Ending, ...]:
 
 def _reason(ending: Ending) -> str:
     return REASONS.get(ending.aadsts or 0) or _WORDS.get(ending.reason, "")
+
+
+def _of_provider(sign_in: SignInFacts) -> Forecast | None:
+    # It may have outlived that.
+    if not sign_in.ends_at or sign_in.redeemed_at > sign_in.ends_at:
+        return None
+    return Forecast(sign_in.ends_at, "the provider gave it for a limited time", "certain")
 
 
 def _of_platform(sign_in: SignInFacts) -> Forecast | None:

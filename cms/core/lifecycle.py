@@ -40,7 +40,7 @@ What is always true (tests/core/test_lifecycle.py has a test for each):
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import field, replace
 from typing import NamedTuple, TypeAlias
 
@@ -66,6 +66,9 @@ REFRESH_BEFORE_EXPIRY = 15 * 60.0
 # seconds (only a sandbox issues them) the margin is a tenth of their life.
 USABLE_MARGIN = 10.0
 USABLE_MARGIN_SHARE = 0.1
+
+# A fleet's hosts renew a token after the one that chose the moment, but no later than at this part of its life.
+LATEST_RENEWAL_SHARE = 0.9
 
 # refresh_before= may ask for an earlier refresh, but not in the first tenth of a token's life: with a margin longer than
 # the life cms would fetch without end, and Entra answers loops with AADSTS50196.
@@ -128,11 +131,14 @@ KINDS = {
     "garbage": "the answer is not one of an identity provider, or its token cannot be used",
     "locked": "the vault's key cannot be read, or only after a person unlocks it",
     "storage": "the new refresh token could not be written",
+    "fleet": "the database of the fleet cannot be used",
+    "elsewhere": "another host of the fleet renews the token, and has not finished",
     "vault-damaged": "the vault file cannot be read: truncated, tampered with, or of another format",
     "vault-newer": "the vault file was written by a newer cms, so this one leaves it as it is",
     "worker": "the grant worker died, hung or sent an invalid message",
     "shutdown": "cms is stopping",
     # Refused
+    "relay": "this host of the fleet only serves tokens, so a sign-in has to be made on another",
     "signed-in": "a sign-in is stored already, and the import was not to replace it",
     "no-sign-in": "no person has signed in for this grant yet",
     "signed-out": "the sign-in was deleted with `cms logout`",
@@ -208,6 +214,9 @@ class SignInFacts:
     - `given_at`, `redeemed_at`: when the person signed in, and when that last gave a token.
     - `endings`: how earlier sign-ins of the same person ended.
     - `credential_expires`: when the application's certificate ends.
+    - `shared`: whether the fleet's database has the newest of it, None if it is kept on this host only.
+    - `minted_by`: the host of the fleet that fetched the newest token, "" for unknown.
+    - `ends_at`: when the provider has said that the sign-in ends.
     """
 
     who: str = ""
@@ -217,6 +226,9 @@ class SignInFacts:
     redeemed_at: float = 0.0
     endings: tuple[Ending, ...] = ()
     credential_expires: float = 0.0
+    shared: bool | None = None
+    minted_by: str = ""
+    ends_at: float = 0.0
 
 
 # Before a worker has said anything.
@@ -229,7 +241,8 @@ class Granted:
 
     If the provider also sent a new refresh token, that is already on disk. `note` is for whoever asked for this sign-in, ""
     for nothing. `doubtful` is True for a stored token if another in its place may have been refused since: it is served, and
-    the provider is asked at once.
+    the provider is asked at once. `refresh_in` is in how many seconds it is to be renewed, None for a moment by chance: in a
+    fleet, one host chooses it for all.
     """
 
     secret: str = field(repr=False)
@@ -239,13 +252,14 @@ class Granted:
     sign_in: SignInFacts = SignInFacts()
     note: str = ""
     doubtful: bool = False
+    refresh_in: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Transient:
     """The provider gave no token this time, but did not refuse the sign-in. `retry_after` is in seconds, 0 for none.
 
-    Of `sign_in` only `given_at`, `redeemed_at` and `endings` are set.
+    Of `sign_in` only `given_at`, `redeemed_at`, `endings` and `ends_at` are set.
     """
 
     trouble: Trouble
@@ -485,11 +499,15 @@ def _token(granted: Granted, now: float, jitter: float, refresh_before: float | 
     # In this order of arguments, NaN counts as now.
     issued = min(now, granted.issued)
     life = min(granted.expires_in, LONGEST_LIFE)
-    refresh_at = max(issued + _due(life, jitter, refresh_before, now - issued), now + PAUSE_AFTER_GRANT)
+    due = issued + renewal_age(life, jitter, refresh_before, now - issued)
+    if granted.refresh_in is not None:
+        # Not so late that the token would expire unrenewed.
+        due = min(now + granted.refresh_in, issued + life * LATEST_RENEWAL_SHARE)
+    refresh_at = max(now + PAUSE_AFTER_GRANT, due)
     return Token(granted.secret, issued, issued + life, refresh_at, granted.scopes, claims_of(granted.secret))
 
 
-def _due(life: float, jitter: float, refresh_before: float | None, age: float) -> float:
+def renewal_age(life: float, jitter: float, refresh_before: float | None = None, age: float = 0.0) -> float:
     """Return the age, in seconds, at which a token with this life is renewed. It has come at `age`."""
     earliest, latest = life * EARLIEST_SHARE, life * LATEST_SHARE
     if refresh_before is not None:
@@ -543,6 +561,11 @@ def reconnected(life: Life, looks: Budget, now: float) -> Life:
     if soon >= phase.next_try:
         return life
     return Life(life.held, replace(phase, next_try=soon, look=phase.look.hurried()))
+
+
+def is_looked_at(lives: Iterable[Life]) -> bool:
+    """Return whether one of them was refused because of where or how this machine is connected."""
+    return any(isinstance(each.phase, NeedsSignIn) and each.phase.look for each in lives)
 
 
 def postponed(life: Life, looks: Budget, now: float) -> Life:

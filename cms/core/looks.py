@@ -18,7 +18,10 @@ LOOK_AFTER_CHANGE = 60.0
 
 # The kinds of trouble without an answer of the provider: a try that ended like this was no look.
 UNANSWERED = frozenset(
-    {"network", "garbage", "locked", "storage", "vault-damaged", "vault-newer", "broker", "shutdown"}
+    {
+        *("network", "garbage", "locked", "storage", "vault-damaged", "vault-newer", "broker", "shutdown"),
+        *("fleet", "elsewhere"),
+    }
 )
 
 

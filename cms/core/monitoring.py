@@ -25,11 +25,17 @@ def check_line(rows: Sequence[StatusRow], *, memory_chosen: bool = False, troubl
     """Return what `cms status --check` prints."""
     if not rows:
         return plugin_line(UNKNOWN, "no accounts are configured")
+    users = dict[str, set[str]]()
+    for row in rows:
+        users.setdefault(row.grant, set()).add(row.user)
     causes: dict[tuple[int, str], list[tuple[StatusRow, Concern]]] = {}
     # The account whose sign-in ends first stands for the others.
     for row in sorted(rows, key=lambda each: each.ends_in or 0):
         for each in concerns(row, memory_chosen=memory_chosen):
-            causes.setdefault((each.severity, each.cause), []).append((row, each))
+            # Where accounts share a sign-in, the account of the person who signs in keeps its name in the reason.
+            signs_in = row.user == row.who and len(users[row.grant]) > 1
+            named = signs_in and each.cause == of_anyone(each.reason, row.user)
+            causes.setdefault((each.severity, each.reason if named else each.cause), []).append((row, each))
     worst = sorted(causes.items(), key=lambda each: (-each[0][0], -len(each[1])))
     told = [*troubles, *(_told(who) for _, who in worst)]
     if len(told) > MAX_CAUSES:
@@ -46,7 +52,8 @@ def _told(who: Sequence[tuple[StatusRow, Concern]]) -> str:
     if len(names) > 1:
         # Several accounts have one cause if it differs by their names alone. Where they share a sign-in, the command names
         # who signs in, for all of them.
-        reason = of_anyone(reason, row.user)
+        if row.user != row.who or len({of_anyone(each.reason, of.user) for of, each in who}) == 1:
+            reason = of_anyone(reason, row.user)
         moves = {of_anyone(each.move, of.user) for of, each in who}
         move = moves.pop() if len(moves) == 1 else move
     said = f"{', '.join([*names[:MAX_NAMES], *more])}: {printable(reason, MAX_CAUSE)}"

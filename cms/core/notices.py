@@ -10,16 +10,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from cms.core.accounts import Scopes
 from cms.core.forecast import Forecast
 from cms.core.hooks import Hook
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts
-from cms.core.words import duration
+from cms.core.preflight import LENGTHENS, too_long
+from cms.core.status import expiry_warning
+from cms.core.words import MEMORY_WARNING, duration
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import Command, fill
+from cms_oauth.providers import MICROSOFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,8 @@ class Notice:
     """One thing to tell. `event` is a key of `EVENTS`; `message` says what happened, `hint` the next move, or "".
 
     `due` is when the sign-in is expected to end, 0 for unknown, and `retry_at` when cms looks at the refusal again, 0 for
-    never: both as Unix times. `aadsts` is Entra's number, `reason` any provider's word for why.
+    never: both as Unix times. `aadsts` is Entra's number, `reason` any provider's word for why. `provider` is whose account
+    it is: the name of a row of `cms_oauth.providers`.
     """
 
     event: str
@@ -53,6 +58,7 @@ class Notice:
     aadsts: int | None = None
     retry_at: float = 0.0
     reason: str = ""
+    provider: str = MICROSOFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,8 @@ class Facts:
     """What is true of one sign-in now.
 
     `prompt_hint` says how to finish a sign-in that waits for a person, "" if none waits. `warn_at` is the boot-clock
-    moment from which `forecast` is told. `wall_ahead` is what Unix time is ahead of the boot clock.
+    moment from which `forecast` is told. `wall_ahead` is what Unix time is ahead of the boot clock. `provider` is as in
+    `Notice`.
     """
 
     account: str
@@ -81,6 +88,7 @@ class Facts:
     warn_at: float = math.inf
     remarks: tuple[Remark, ...] = ()
     wall_ahead: float = 0.0
+    provider: str = MICROSOFT
 
     @property
     def newest(self) -> float:
@@ -129,6 +137,20 @@ _RECOVERED = "a new token came, all is well again"
 _SIGNED_IN = "the sign-in gave a token"
 
 
+def remarks(
+    name: str, key: str, lives: Mapping[Scopes, Life], sign_in: SignInFacts, wall: float, *, in_memory: bool
+) -> Iterator[Remark]:
+    """Yield the warnings about the grant with this key. `in_memory`: the configuration wants sign-ins there."""
+    if in_memory or sign_in.persisted is False:
+        yield Remark("memory", MEMORY_WARNING)
+    for scopes, life in lives.items():
+        if long := too_long(life.held):
+            yield Remark(f"length {key} {scopes}", f"{long}: {LENGTHENS}", name)
+    ends = sign_in.credential_expires
+    if warning := expiry_warning(ends, wall):
+        yield Remark(f"expiry {key} {ends}", warning, name)
+
+
 def first_heard(facts: Facts) -> Heard:
     """Return what a new hook counts as told: the tokens and sign-ins that already exist are not news."""
     return Heard(newest=facts.newest, given_at=facts.sign_in.given_at)
@@ -144,7 +166,8 @@ def hear(hook: Hook, heard: Heard, facts: Facts, now: float) -> Hearing:
     trouble = _standing(hook, facts, now)
     bad = _bad_news(hook, known, facts, trouble, now)
     after = _told_of(known, bad, facts, trouble, now)
-    wanted = tuple(each for each in (*good, bad) if each and each.event in hook.events)
+    told = (each for each in (*good, bad) if each and each.event in hook.events)
+    wanted = tuple(replace(each, provider=facts.provider) for each in told)
     return Hearing(wanted, after, _again(hook, after, facts, now))
 
 

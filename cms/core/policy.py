@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -168,14 +168,14 @@ def _meant(user: str, rules: Rules, signed_in: Callable[[Grant], str]) -> Sequen
     if len(rules.named) > 1:
         return ()
     names = {*rules.named, *(signed_in(each.grant).lower() for each in rules.nameless)}
-    # An account for every address is none to fall back to: its application opens them all.
+    # An account for every address is none to fall back to: it opens them all.
     return tuple(each for each in rules.accounts if not each.domain) if len(names) == 1 else ()
 
 
 def _of_domain(user: str, rules: Rules) -> tuple[Account, ...]:
     """Return the account for every address of this user's domain, with this user's name. There is one at most."""
     account = rules.domains.get(domain_of(user)) if rules.domains else None
-    return (replace(account, user=user),) if account else ()
+    return (account.of(user),) if account else ()
 
 
 NOT_SIGNED_IN = Deny(

@@ -16,6 +16,19 @@ from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import EXCHANGE, GRAPH, OTHERS, PERMISSIONS, ROLES, resource_name
 from cms_oauth.moves import cms, fill
 
+# exim accepts 4,090 characters of base64 as a credential, and msmtp and neomutt about as many. With the user's name that
+# leaves this many bytes for the token.
+LONG_TOKEN = 3000
+LENGTHENS = "permissions of the application and group claims make tokens long (docs/configuration.md, Long tokens)"
+
+
+def too_long(token: Token | None) -> str:
+    """Return why some mail programs have no room for a token, "" if all have."""
+    size = len(token.secret) if token else 0
+    if size <= LONG_TOKEN:
+        return ""
+    return f"the token has {size} bytes, and exim, msmtp and neomutt fail with more than about {LONG_TOKEN}"
+
 
 @dataclass(frozen=True, slots=True)
 class Misfit:

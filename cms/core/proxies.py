@@ -65,6 +65,11 @@ class Through:
         return self.scheme.startswith("socks")
 
     @property
+    def resolves(self) -> bool:
+        """True if the proxy looks up the names of hosts, so that this machine need not be able to."""
+        return not self.is_socks or self.scheme in ("socks4a", "socks5h")
+
+    @property
     def _netloc(self) -> str:
         host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"

@@ -35,6 +35,10 @@ class Ration:
         self._left -= cost
         return True
 
+    def give_back(self, cost: float) -> None:
+        """Give a part back that was taken, and is not counted after all."""
+        self._left = min(self._at_once, self._left + cost)
+
     def is_full(self, now: float) -> bool:
         """True if all that was taken has come back, so that a new one would be the same."""
         return self._left + (now - self._at) * self._per_second >= self._at_once
@@ -62,7 +66,17 @@ class Rations:
     def take(self, key: int, cost: float, now: float) -> bool:
         """Take a user's part, if there is as much for this user and for all."""
         ration = self._by_key.get(key) or self._ration_of(key, now)
-        return ration.take(cost, now) and self._together.take(cost, now)
+        if not ration.take(cost, now):
+            return False
+        if not self._together.take(cost, now):
+            ration.give_back(cost)
+            return False
+        return True
+
+    def give_back(self, key: int, cost: float) -> None:
+        """Give a part back that a user took, and is not counted after all."""
+        for ration in (self._by_key.get(key, self._others), self._together):
+            ration.give_back(cost)
 
     def _ration_of(self, key: int, now: float) -> Ration:
         if len(self._by_key) >= self._most:

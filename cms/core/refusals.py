@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from cms.core.accounts import Grant, registration_of
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms_oauth import moves
-from cms_oauth.diagnosis import oauth2
+from cms_oauth.diagnosis import entra, oauth2
 from cms_oauth.diagnosis.entra import AGAIN, NO_IDENTITY, WAIT_OR_AGAIN, origin_of, row_of, row_of_application
 from cms_oauth.json_object import read_object
+from cms_oauth.providers import DYNAMIC
+
+T = TypeVar("T", bound=Outcome)
 
 # The only text of an answer that is quoted: identifiers. Entra's are not longer than this.
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -27,15 +30,6 @@ _SHOWN = re.compile(r"AADSTS\s*(\d{2,9})|Error Code:\s*(\d{5,9})\b", re.IGNORECA
 # Conditional-access challenges are a few hundred bytes of JSON. A challenge becomes part of a URL, so it cannot be long.
 _MAX_CLAIMS = 4096
 
-
-# The application has not been consented to, or not for all that it asks for.
-NO_CONSENT = 65001
-
-# Errors caused by the application's registration: its redirect addresses, and their platform.
-REGISTRATION_NUMBERS = frozenset({700084, 9002326, 9002327, 50011, 500113, 900971, 500119})
-
-# The errors that Entra may give for a refresh token that was used twice. It may also give no number.
-_REUSE_NUMBERS = frozenset({None, 70000, 70008, 700082, 54005})
 # The word of the other providers, if nothing refines it.
 _REUSE = "invalid_grant"
 
@@ -46,7 +40,12 @@ def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Transient
     word = _identifier(answer.get("error"))
     # Google has another name for Entra's suberror.
     suberror = _identifier(answer.get("suberror")) or _identifier(answer.get("error_subtype"))
-    row = oauth2.row_of(grant.provider, word, suberror) if grant.server else row_of(number, word, suberror)
+    ours = grant.client_id == DYNAMIC
+    row = (
+        oauth2.row_of(grant.provider, word, suberror, registered=ours)
+        if grant.server
+        else row_of(number, word, suberror)
+    )
     trouble = Trouble(
         row.kind,
         f"{row.message} ({evidence(number, word, suberror)}){_registration(number, grant)}",
@@ -64,7 +63,14 @@ def may_be_of_reuse(trouble: Trouble, grant: Grant) -> bool:
     """True if the provider may say this of a refresh token that was used twice."""
     if grant.server:
         return trouble.error == _REUSE and not trouble.suberror
-    return trouble.aadsts in _REUSE_NUMBERS
+    return trouble.aadsts in entra.REUSED
+
+
+def ends_the_sign_in(refused: Refused, grant: Grant) -> bool:
+    """True if the provider has refused the refresh token itself, and will refuse it to every host and for all scopes."""
+    trouble = refused.trouble
+    dead = trouble.aadsts is None if grant.server else trouble.aadsts in entra.DEAD
+    return dead and trouble.error == _REUSE and trouble.suberror != "consent_required" and not trouble.claims
 
 
 def of_page(text: str, grant: Grant) -> Trouble | None:
@@ -73,9 +79,7 @@ def of_page(text: str, grant: Grant) -> Trouble | None:
     if not found:
         return None
     refusal = explain({"error_codes": [int(found[1] or found[2])]}, grant)
-    outcome = in_person(refusal, hint("start again: {login}", grant))
-    assert isinstance(outcome, Transient | Refused), "an error grants nothing"
-    return outcome.trouble
+    return in_person(refusal, hint("start again: {login}", grant)).trouble
 
 
 def of_application(trouble: Trouble, grant: Grant) -> Trouble:
@@ -96,7 +100,7 @@ def of_status(status: int) -> Trouble:
     return Trouble(row.kind, f"{row.message} (HTTP {status})", move, error=f"HTTP {status}")
 
 
-def in_person(outcome: Outcome, again: str) -> Outcome:
+def in_person(outcome: T, again: str) -> T:
     """Return an outcome with a hint for the person who asked for this: cms does not try it again, they do.
 
     `again` is how they try again, after the other steps of the hint. There may be no daemon.
@@ -129,7 +133,9 @@ def hint(
 
 
 def _proof(grant: Grant) -> str:
-    """Return the argument of Office365_Account that has the application's credential."""
+    """Return the argument of the account that has the application's credential."""
+    if grant.server and grant.unattended:
+        return "service_account"
     names = ("client_secret", "certificate", "client_assertion")
     return next((name for name in names if getattr(grant, name)), "the credential")
 
@@ -144,7 +150,7 @@ def _number(answer: Mapping[str, Any]) -> int | None:
 
 def _registration(number: int | None, grant: Grant) -> str:
     """Return which application's registration causes this error, "" if the registration is not the cause."""
-    if number not in REGISTRATION_NUMBERS:
+    if number not in entra.REGISTRATION:
         return ""
     known = registration_of(grant.client_id)
     return f", in the registration of the application {known.name if known else grant.client_id}"

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from cms.core.accounts import Account, Grant, Scopes, Source, StoredSignIn
+from cms.core.accounts import Account, FleetFacts, Grant, Scopes, StoredSignIn, says_who
 from cms.core.forecast import Forecast, warned_at
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts, usable
-from cms.core.preflight import covers, fits, misfit_of, permission_of, uncovered
-from cms.core.words import CRITICAL, MEMORY_WARNING, OK, UNKNOWN, WARNING, duration
+from cms.core.preflight import LENGTHENS, covers, fits, misfit_of, permission_of, too_long, uncovered
+from cms.core.words import CRITICAL, MEMORY_WARNING, NOT_SHARED, OK, UNKNOWN, WARNING, duration
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import NOTHING_TO_DO, cms, fill, of_anyone, signs_in
 from cms_oauth.providers import MICROSOFT
@@ -25,7 +25,7 @@ from cms_oauth.text import printable
 JSON_VERSION = 1
 
 STATES = {
-    "ok": "a usable token is held and nothing is due",
+    "ok": "a usable token is held and nothing is due, or none was asked for",
     "starting": "the first token is being fetched",
     "renewing": "a new token is due or under way",
     "failing": "the provider cannot be reached or does not answer well; cms tries again",
@@ -34,10 +34,6 @@ STATES = {
     "sign-in-required": "a person has to sign in",
     "refused": "the application is refused: a person has to do the next move; cms tries again",
 }
-
-# exim accepts 4,090 characters of base64 as a credential, and msmtp and neomutt about as many. With the user's name that
-# leaves this many bytes for the token.
-LONG_TOKEN = 3000
 
 # People have to make, upload and install a new certificate, and may be away: warn a month ahead.
 EXPIRY_WARNING = 30 * 24 * 60 * 60.0
@@ -52,6 +48,9 @@ class AccountFacts:
     - `signing_in`: what a sign-in in progress waits for, "" if there is none.
     - `page`: the address of the local sign-in page, "" if there is none.
     - `forecast`: when the sign-in is expected to end.
+    - `mailboxes`: how many mailboxes are open, for an account whose mailboxes each have their own grant; None for others.
+    - `crowded`: whether another could not be opened in the last hour, because of the limit.
+    - `part_of`: of such a mailbox, the user of its account: `*@domain.com`.
     """
 
     account: Account
@@ -61,6 +60,9 @@ class AccountFacts:
     signing_in: str = ""
     page: str = ""
     forecast: Forecast | None = None
+    mailboxes: int | None = None
+    crowded: bool = False
+    part_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class StatusRow:
     """One token of one account, as `cms status` shows it. Also an object of its JSON.
 
     - `state`: a key of `STATES`.
-    - `usable`: whether cms has a token that has not expired.
+    - `usable`: whether cms has a token that has not expired, or none was asked for (see `mailboxes`).
     - `next_move`: who acts and how, "" if there is nothing to do.
     - `warning`: what may go wrong later, "" for nothing.
     - `signed_in_at`, `signed_in_age`: when the sign-in was given (Unix time), and how many seconds ago; None for
@@ -116,6 +118,14 @@ class StatusRow:
     - `grant`: which sign-in this is. Accounts with the same one work and fail together.
     - `who`: who signs in, "" if nobody has yet: a person's address, or the application.
     - `provider`: whose mailbox this is: the name of a row of `cms_oauth.providers`.
+    - `shared`: whether the fleet's database has the newest of the sign-in, None if it is kept on this host only.
+    - `minted_by`: the host of the fleet that fetched the token, "" for unknown.
+    - `who_checked`: False if the provider is not asked who signs in, so that nothing can be compared with `who`.
+    - `mailboxes`, `max_mailboxes`: for an account for every address of a domain, if each mailbox has its own token: how many
+      are open, and how many may be; else None. `crowded`: another got no token in the last hour because of that limit. The
+      other fields are about the mailbox that was asked for last and has a token.
+    - `part_of`: of such a mailbox, the user of its account, `*@domain.com`; "" for an account of the configuration.
+    - `too_long`: why some mail programs have no room for the token, "" if all have.
     """
 
     user: str
@@ -142,6 +152,14 @@ class StatusRow:
     who: str = ""
     credential_ends_in: int | None = None
     provider: str = MICROSOFT
+    shared: bool | None = None
+    minted_by: str = ""
+    who_checked: bool = True
+    mailboxes: int | None = None
+    max_mailboxes: int | None = None
+    crowded: bool = False
+    part_of: str = ""
+    too_long: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +183,7 @@ class Daemon:
     `memory_chosen` is True if the configuration asks to keep sign-ins in memory only. `orphans` are stored sign-ins that
     belong to no account of the configuration. `troubles` say which socket or token file programs cannot use, and why;
     they are among the `warnings` too. `log_left_out` is how many lines of the log were left out, because there were too many.
+    `fleet` is None if this host shares no sign-in.
     """
 
     version: str
@@ -180,6 +199,7 @@ class Daemon:
     troubles: tuple[str, ...] = ()
     log_left_out: int = 0
     audit: AuditFacts = AuditFacts()
+    fleet: FleetFacts | None = None
 
 
 def describe(entries: Sequence[AccountFacts], now: float, wall: float) -> list[StatusRow]:
@@ -203,12 +223,14 @@ def _row(entry: AccountFacts, protocols: tuple[str, ...], life: Life, now: float
         move = fill("sign in before mail has to wait: {login}", {"login": cms("login", entry.user)})
     expires = signed_in.credential_expires
     expires_soon = expiry_warning(expires, wall)
-    warnings = (*_protocol_warnings(entry, protocols, life), length_warning(life), expires_soon)
+    crowded = _CROWDED if entry.crowded else ""
+    long = too_long(life.held)
+    warnings = (*_protocol_warnings(entry, protocols, life), long and f"{long}: {LENGTHENS}", expires_soon, crowded)
     return StatusRow(
         user=entry.user,
         state=state,
         protocols=protocols,
-        usable=usable(life, now) is not None,
+        usable=usable(life, now) is not None or (entry.mailboxes == 0 and not entry.lives),
         token=_token_facts(life, now, wall),
         problem=_problem(life, now, wall),
         next_move=move,
@@ -229,7 +251,18 @@ def _row(entry: AccountFacts, protocols: tuple[str, ...], life: Life, now: float
         who=_who(entry.account.grant, signed_in.who),
         credential_ends_in=max(0, int(expires - wall)) if expires else None,
         provider=entry.account.grant.provider,
+        shared=signed_in.shared,
+        minted_by=signed_in.minted_by,
+        who_checked=says_who(entry.account.grant),
+        mailboxes=entry.mailboxes,
+        max_mailboxes=entry.account.max_mailboxes or None,
+        crowded=entry.crowded,
+        part_of=entry.part_of,
+        too_long=long,
     )
+
+
+_CROWDED = "a mailbox got no token, because max_mailboxes= allows no more of them at a time"
 
 
 def _who(grant: Grant, signed_in: str) -> str:
@@ -267,17 +300,6 @@ def _protocol_warnings(entry: AccountFacts, protocols: tuple[str, ...], life: Li
     yield from dict.fromkeys(f"{each.message}: {each.hint}" for each in wrong if each)
 
 
-def length_warning(life: Life) -> str:
-    """Return a warning if the token is too long for some mail programs, else ""."""
-    size = len(life.held.secret) if life.held else 0
-    if size <= LONG_TOKEN:
-        return ""
-    return (
-        f"the token has {size} bytes, and exim, msmtp and neomutt fail with more than about {LONG_TOKEN}: permissions of"
-        " the application and group claims make tokens long (docs/configuration.md, Long tokens)"
-    )
-
-
 def expiry_warning(expires: float, wall: float) -> str:
     """Return a warning if an application's certificate ends soon, else "". `expires` is 0 if it has none."""
     if not expires or expires - wall > EXPIRY_WARNING:
@@ -301,7 +323,7 @@ def _state(entry: AccountFacts, life: Life, now: float) -> str:
     if isinstance(life.phase, Failing):
         return "locked" if life.phase.trouble.kind == "locked" else "failing"
     if life.held is None:
-        return "starting"
+        return "ok" if entry.mailboxes == 0 else "starting"
     return "ok" if usable(life, now) and life.held.refresh_at > now else "renewing"
 
 
@@ -417,9 +439,10 @@ def concerns(row: StatusRow, *, memory_chosen: bool = False) -> Iterator[Concern
     """Yield what is wrong with an account, the worst first: nothing if all is well.
 
     - Critical: it has no usable token, or cms serves its token for none of its protocols.
-    - A warning: cms does not serve the token for some protocols; or it is failing or needs a person while its token is
-      valid, is just starting, keeps its sign-in in memory although the configuration does not ask for that, or will
-      probably need a sign-in or a new certificate soon.
+    - A warning: some mail programs have no room for the token; cms does not serve it for some protocols, or serves no more
+      mailboxes of a domain; or it is failing or needs a person while its token is valid, is just starting, keeps its sign-in
+      in memory although the configuration does not ask for that, has not yet shared it with the fleet, or will probably need
+      a sign-in or a new certificate soon.
     """
     if not row.usable and row.state != "starting":
         yield _of_state(CRITICAL, row)
@@ -429,11 +452,17 @@ def concerns(row: StatusRow, *, memory_chosen: bool = False) -> Iterator[Concern
         severity = WARNING if set(row.protocols) - set(row.refused) else CRITICAL
         reason = f"no token is given for {', '.join(row.refused)}"
         yield Concern(severity, f"{reason} {row.warning}", reason, row.warning)
+    if row.too_long:
+        yield Concern(WARNING, "long token", row.too_long, LENGTHENS)
     if row.persisted is False and not memory_chosen:
         yield Concern(WARNING, "memory", MEMORY_WARNING)
+    if row.shared is False:
+        yield Concern(WARNING, "not shared", NOT_SHARED)
     if row.sign_in_due:
         soon = f"a sign-in is expected in {duration(row.ends_in or 0)}"
         yield Concern(WARNING, "sign-in due", soon, "" if row.problem else row.next_move)
+    if row.crowded:
+        yield Concern(WARNING, "crowded", _CROWDED, fill("set a greater max_mailboxes=, then {reload}"))
     if row.credential_due:
         certificate = f"certificate {row.credential_expires_at}"
         yield Concern(WARNING, certificate, expiry(row.credential_ends_in or 0), RENEW_CERTIFICATE)
@@ -461,15 +490,3 @@ def exit_code(rows: Sequence[StatusRow], *, memory_chosen: bool = False, trouble
 def severity(row: StatusRow, *, memory_chosen: bool = False) -> int:
     """Return what this account alone would make `cms status --check` exit with."""
     return max((each.severity for each in concerns(row, memory_chosen=memory_chosen)), default=OK)
-
-
-def old_key(named: Source, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return where the key of a sign-in is, if that is another place than the configuration names, else ""."""
-    stored = (str(row["key_from"]) for row in rows if row.get("persisted") and row.get("key_from"))
-    return next((each for each in stored if named.kind not in ("", "memory") and each != named.origin), "")
-
-
-REKEY = (
-    "`cms vault rekey` moves the sign-ins to that one, if it finds the old key: in a credential, the keyring, or where "
-    "Vault(key=..., old_key=...) names it"
-)

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cms.core.words import MEMORY_WARNING, NAMELESS, duration, stored_sign_in
+from cms.core.words import MEMORY_WARNING, NAMELESS, NOT_SHARED, duration, stored_sign_in
 from cms_oauth.text import printable
 
 # Longer lines are hard to read, and narrower ones leave no room beside the labels.
@@ -77,6 +77,7 @@ def facts(account: Document) -> Iterator[tuple[str, str]]:
     problem = account["problem"]
     said = (
         ("protocols", protocols(account)),
+        ("mailboxes", _mailboxes(account)),
         ("token", _token(account)),
         *(_problem(problem) if problem else ()),
         ("sign-in", "; ".join(filter(None, (_kept(account), _given(account))))),
@@ -101,6 +102,9 @@ def daemon_lines(daemon: Document, width: int) -> str:
     lines += [wrapped("socket", path, width) for path in daemon["sockets"]]
     lines += [wrapped("token file", path, width) for path in daemon["files"]]
     lines += [wrapped("audit", each, width) for each in _audit(daemon.get("audit") or {})]
+    if (fleet := daemon.get("fleet")) and fleet["why"]:
+        away = f"the database could not be asked for {duration(fleet['away'])}: {fleet['why']}; held tokens are served"
+        lines.append(wrapped("fleet", away, width))
     if left_out := daemon.get("log_left_out"):
         lines.append(wrapped("log", f"{left_out} lines were left out: more came than it may have in a day", width))
     # MEMORY_WARNING has its own paragraph.
@@ -130,8 +134,24 @@ def _orphan(kept: Document) -> str:
 
 
 def _block(account: Document, width: int) -> str:
-    head = printable(f"{name(account)}: {account['state']}")
+    head = printable(f"{name(account)}{_whose(account.get('provider', ''))}: {account['state']}")
     return "\n".join([head, *(wrapped(label, text, width) for label, text in facts(account))])
+
+
+def _whose(provider: str) -> str:
+    """Return the words that name an account's provider, "" for Microsoft's. An earlier daemon does not send it."""
+    if provider in ("", "microsoft"):
+        return ""
+    # Imported here, because most accounts are Microsoft's, and `cms status` is to start fast.
+    from cms_oauth.providers import titled  # noqa: PLC0415
+
+    return titled(provider)
+
+
+def _mailboxes(account: Document) -> str:
+    """Return how many mailboxes are open, if each has its own token. An earlier daemon does not send it."""
+    count = account.get("mailboxes")
+    return "" if count is None else f"{count} open, {account['max_mailboxes']} at most"
 
 
 def _token(account: Document) -> str:
@@ -153,7 +173,7 @@ def _taken(asked: Document | None) -> str:
 
 
 def error_label(problem: Document) -> str:
-    """Return the label of the last error: "reason" if nobody has signed in, or somebody signed out, which are no errors."""
+    """Return the label of the last error: "reason" for a missing sign-in, which is not an error."""
     return "reason" if problem["kind"] in ("no-sign-in", "signed-out") else "last error"
 
 
@@ -185,6 +205,11 @@ def _kept(account: Document) -> str:
         return ""
     if not account["persisted"]:
         return "MEMORY ONLY: lost when cms or its worker ends"
+    # A daemon from before an upgrade does not send it.
+    if account.get("shared") is False:
+        return NOT_SHARED
+    if account.get("shared"):
+        return f"shared by the fleet; token fetched by {account['minted_by'] or 'this host'}"
     return f"saved, encrypted; key from {account['key_from']}" if account["key_from"] else "saved, encrypted"
 
 
@@ -193,6 +218,8 @@ def _given(account: Document) -> str:
     if account["signed_in_age"] is None:
         return ""
     given, expected = f"given {duration(account['signed_in_age'])} ago", account["forecast"]
+    if not account.get("who_checked", True):
+        given = f"{given}, by whom the provider does not say"
     if expected is None or account["ends_in"] is None:
         return given
     return f"{given}; next expected {until(account['ends_in'])} ({expected['reason']}; {expected['certainty']})"

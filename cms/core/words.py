@@ -20,6 +20,11 @@ MEMORY_WARNING = (
     "Vault(key=...) in the configuration names a place for a key"
 )
 
+NOT_SHARED = (
+    "NOT YET SHARED with the fleet, because the database could not be asked: this host's journal has the newest refresh"
+    " token, and shares it when the database answers"
+)
+
 
 def duration(seconds: float) -> str:
     """Return a length of time in its two largest units: `1 h 5 min`, `2 d 3 h`, `40 s`."""

@@ -20,9 +20,10 @@ from cms.config.model import Config, ConfigError
 from cms.core.status import Daemon, as_json, as_systemd
 from cms.daemon.commands import Commands, Running
 from cms.daemon.control import server
-from cms.daemon.control.vault_commands import VaultCommands
+from cms.daemon.control.vault_commands import KEPT_SECONDS, VaultCommands
 from cms.daemon.hooks import Hooks
 from cms.daemon.metrics_server import Metrics
+from cms.daemon.reach import Reach
 from cms.daemon.registry import Registry
 from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.folders import check_folder
@@ -145,6 +146,7 @@ def _opened(options: AppOptions, config: Config) -> messages.Open:
         options.idle,
         proxy=config.proxy,
         old_key=config.vault_old_key,
+        fleet=config.fleet,
     )
 
 
@@ -159,10 +161,12 @@ class App:
         self._loaded = loaded
         self._systemd = sd_notify.Systemd(options.environ, os.getpid())
         self.worker = Worker(_opened(options, config), argv=options.worker_argv, environment=options.worker_environment)
-        self.registry = Registry(config, self.worker.acquire, clock, jitter=options.jitter)
+        self.registry = Registry(config, self.worker.acquire, clock, look=self.worker.look, jitter=options.jitter)
+        self._reach = Reach(clock, self.registry.heard, self.registry.fleet_is_back)
+        self.worker.told = self._reach.told
         self._vault = VaultCommands(self.worker, self.registry, options.state_folder)
         self._audit = Audit(clock.boot)
-        self._sockets = Sockets(self.registry.keeper_of, clock, self._audit)
+        self._sockets = Sockets(self.registry.asked_for, clock, self._audit)
         self._files = TokenFiles(self.registry.keeper_of, clock)
         self._signins = SignIns(self.worker, self.registry, owner=users.own_uid())
         self._hooks = Hooks(self.registry.facts, clock, options.environ)
@@ -230,7 +234,7 @@ class App:
         owner = os.geteuid() if controlled.ours else users.own_uid()
         nursery.start_soon(partial(server.serve, controlled, self.commands, owner=owner))
         nursery.start_soon(self._watch_clock)
-        nursery.start_soon(self._vault.look)
+        nursery.start_soon(self._look_daily)
         nursery.start_soon(partial(network.watch, self._wake, stirred=self.registry.retry_sooner))
         nursery.start_soon(self._systemd.watchdog)
         if self._systemd.listens:
@@ -253,7 +257,10 @@ class App:
                     self.stop()
 
     async def _watch_clock(self) -> None:
-        """Wake every keeper after a suspend. Put back what has been lost of the sockets and token files."""
+        """Wake every keeper after a suspend. Put back what has been lost of the sockets and token files.
+
+        Close the mailboxes that no program asks for.
+        """
         ahead = self._clock.boot() - trio.current_time()
         while True:
             await sd_notify.beat(WATCH_SECONDS)
@@ -262,7 +269,14 @@ class App:
                 log.info("back from a suspend", seconds=round(now - ahead))
                 self._wake()
             ahead = now
+            self.registry.close_unused()
             await self._mend()
+
+    async def _look_daily(self) -> None:
+        """Look at the vault, and delete the tokens there of mailboxes that no program asks for any more."""
+        while True:
+            await self._vault.look()
+            await trio.sleep(KEPT_SECONDS)
 
     async def _mend(self) -> None:
         """Put back the sockets and token files that are not as cms made them."""
@@ -344,6 +358,7 @@ class App:
         self._hooks.apply(config.hooks, self.registry.names, desktop=config.desktop)
         self._news.set()
         if self.worker.reopen(_opened(self._options, config)):
+            self._reach.forget()
             for keeper in self.registry.keepers:
                 if keeper.sign_in.persisted is False:
                     # The worker that had it ends.
@@ -386,4 +401,5 @@ class App:
             troubles,
             logs.left_out(),
             self._audit.facts,
+            self._reach.facts if config.fleet else None,
         )

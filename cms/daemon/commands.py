@@ -7,13 +7,11 @@ keepers do not run, and `status`, `refresh`, `reload` and `stop` answer that no 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import trio
 
 from cms.config.model import ConfigError
-from cms.core.accounts import Unclear
 from cms.core.lifecycle import Granted, Outcome, Settled, Trouble
 from cms.core.monitoring import check_line
 from cms.core.status import Daemon, StatusRow, as_json, exit_code
@@ -22,21 +20,21 @@ from cms.core.words import NAMELESS
 from cms.daemon.control.answers import (
     Ask,
     Result,
+    no_codes,
     nobody_signs_in,
-    nothing_to_sign_out,
-    question,
-    told,
 )
-from cms.daemon.control.vault_commands import SignedOut, VaultCommands, expiry_of, listed, signed_out
+from cms.daemon.control.vault_commands import VaultCommands
 from cms.daemon.keeper import Keeper
 from cms.daemon.registry import Registry, needs_sign_in
+from cms.daemon.sign_outs import SignOuts, meant
 from cms.daemon.signin.flow import Flow
 from cms.daemon.signin.signins import SignIns
 from cms.daemon.worker import Worker
-from cms.grants.messages import Place
+from cms.grants.messages import Listed, Peek, Place
 from cms.system.clock import Clock
 from cms.system.listener import ListenError
 from cms.system.logs import get_logger
+from cms_oauth.addresses import bare
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import fill, of_anyone
 
@@ -89,22 +87,18 @@ class Commands:
         self._vault = vault
         self._clock = clock
         self._daemon = daemon
+        self._sign_outs = SignOuts(worker, registry, signins, vault, clock)
 
     # Which account.
 
-    def _meant(self, user: str, command: str) -> list[Keeper] | Result:
-        """Return the keepers that a user name refers to, or a Result that says why there is none."""
-        keepers = self._registry.meant(user, command)
-        return Result(False, keepers.message, keepers.hint) if isinstance(keepers, Unclear) else keepers
-
     def _personal(self, user: str, command: str) -> Keeper | Result:
         """Return the keeper that a user name refers to, if a person signs in for it, or a Result that says why not."""
-        keepers = self._meant(user, command)
+        keepers = meant(self._registry, user, command)
         if isinstance(keepers, Result):
             return keepers
         # A name may refer to several grants. Take one that waits for a sign-in, else the one stored longest ago, so that
         # repeating the command reaches each.
-        keeper = min(keepers, key=lambda each: (not needs_sign_in(each), self._vault.stored_at(each.grant)))
+        keeper = min(keepers, key=lambda each: (not needs_sign_in(each), self._vault.stored_at(each.grant.key)))
         if not keeper.grant.unattended:
             return keeper
         return nobody_signs_in(user or self._registry.in_words([keeper]), keeper.grant, daemonless=self._daemon is None)
@@ -116,7 +110,19 @@ class Commands:
         keeper = self._personal(user, "login")
         if isinstance(keeper, Result):
             return keeper
-        return self._signins.start(keeper.grant, method or keeper.grant.sign_in)
+        method = method or keeper.grant.sign_in
+        refused = no_codes(keeper.grant) if method == "device" else None
+        return refused or self._signins.start(keeper.grant, method)
+
+    async def named_in(self, place: Place) -> str:
+        """Return the address that another program's file has of the accounts, "" if it has none or several of them."""
+        if len(self._registry.keepers) == 1:
+            return ""
+        end = await self._worker.housekeeping(lambda number: Peek(number, place))
+        found = [bare(each.login) for each in end.items if each.login] if isinstance(end, Listed) else []
+        users = {user.lower(): user for user in found}
+        known = [user for user in users.values() if isinstance(self._personal(user, "import"), Keeper)]
+        return known[0] if len(known) == 1 else ""
 
     async def bring_in(self, user: str, place: Place) -> Outcome | Result:
         """Take over another program's sign-in. Returns a Result if it cannot be tried."""
@@ -130,65 +136,7 @@ class Commands:
 
     async def logout(self, user: str) -> Result:
         """Sign out of the accounts that a name refers to, or of stored sign-ins that no account uses."""
-        keepers = self._meant(user, "logout")
-        if isinstance(keepers, Result):
-            stored = await self._vault.named(user)
-            return await self._vault.sign_out(stored) if stored else keepers
-        for keeper in keepers:
-            if keeper.grant.unattended:
-                return nothing_to_sign_out(self._registry.in_words([keeper]))
-        return await self._sign_out(keepers)
-
-    async def _sign_out_of_all(self, message: Mapping[str, Any], ask: Ask) -> Result:
-        """Delete every sign-in after the person has seen whose they are and agreed: first those that no account uses.
-
-        Stored tokens of applications go with them, before the last sign-in: the key is deleted with the last file.
-        """
-        keepers = [each for each in self._registry.keepers if not each.grant.unattended]
-        signed_in = [each for each in keepers if self._is_signed_in(each)]
-        others = await self._vault.without_keeper()
-        if signed_in or others:
-            lines = [f"  {self._registry.in_words([each])}" for each in signed_in]
-            await ask(told("\n".join(["Sign-ins on this machine:", *lines, *map(listed, others)])))
-            if not message.get("yes") and not (await ask(question("Delete all of them?"))).get("yes"):
-                return Result(False, "nothing was deleted", "`cms logout --all --yes` deletes them without asking")
-        deleted = await self._vault.delete_all(others)
-        if isinstance(deleted, Result):
-            return deleted
-        for keeper in self._registry.keepers:
-            if keeper.grant.unattended and self._vault.stored_at(keeper.grant):
-                outcome = await self._worker.sign_out(keeper.grant)
-                if not isinstance(outcome, Granted):
-                    said = f"a token of {self._registry.name_of(keeper)} is still stored: {outcome.trouble.message}"
-                    return Result(False, said, outcome.trouble.hint)
-        # Every account: somebody may have signed in meanwhile, or may be signing in now.
-        result = await self._sign_out(keepers, signed_in)
-        if not deleted:
-            return result
-        return replace(result, message=f"{result.message}\nsign-ins without an account {deleted}")
-
-    def _is_signed_in(self, keeper: Keeper) -> bool:
-        """True if there is a sign-in to delete: stored, in memory, or known by its token."""
-        held = any(life.held for life in keeper.lives.values())
-        return held or keeper.sign_in.persisted is not None or bool(self._vault.stored_at(keeper.grant))
-
-    async def _sign_out(self, keepers: Sequence[Keeper], named: Sequence[Keeper] = ()) -> Result:
-        """Sign out of these; the report names `named`, or all of them."""
-        names, grants = self._registry.in_words(named or keepers), tuple(keeper.grant for keeper in keepers)
-        held = [life.held for keeper in keepers for life in keeper.lives.values() if life.held]
-        found, key_from = bool(held), ""
-        for number, keeper in enumerate(keepers):
-            self._signins.cancel(keeper.grant)
-            outcome = await self._worker.sign_out(keeper.grant)
-            if not isinstance(outcome, Granted):
-                said = f"{self._registry.name_of(keeper)} is still signed in: {outcome.trouble.message}"
-                if done := self._registry.in_words(each for each in keepers[:number] if not named or each in named):
-                    said = f"{said}\nsigned out: {done}"
-                return Result(False, said, outcome.trouble.hint)
-            found, key_from = found or bool(outcome.sign_in.persisted), key_from or outcome.sign_in.key_from
-            keeper.signed_out()
-        now = self._clock.wall()
-        return signed_out(SignedOut(grants, names, found, key_from, expiry_of(held, self._clock.boot(), now)), now)
+        return await self._sign_outs.of_user(user)
 
     async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
         """Carry out one of `answers.ERRANDS`, the commands that may ask the person questions."""
@@ -199,9 +147,11 @@ class Commands:
                 return await self._vault.restore(message, ask)
             case "prune":
                 return await self._vault.prune(message, ask)
+            case "revoke":
+                return await self._sign_outs.revoke(message, ask)
             case "rekey":
                 return await self._rekey(ask)
-        return await self._sign_out_of_all(message, ask)
+        return await self._sign_outs.of_all(message, ask)
 
     async def _rekey(self, ask: Ask) -> Result:
         """Move the stored sign-ins to another key: the one that the configuration names now."""
@@ -228,7 +178,7 @@ class Commands:
         accounts = self._registry.matching(user)
         if user and not accounts:
             # A name without an account, which this explains.
-            unclear = self._meant(user, "status")
+            unclear = meant(self._registry, user, "status")
             assert isinstance(unclear, Result), "a name has an account or none"
             return unclear
         rows, daemon = self._registry.rows(accounts), self._daemon.facts()
@@ -244,7 +194,7 @@ class Commands:
         """Fetch new tokens now and wait for them."""
         if self._daemon is None:
             return _NO_DAEMON
-        keepers = self._meant(user, "refresh") if user else self._registry.keepers
+        keepers = meant(self._registry, user, "refresh") if user else self._registry.keepers
         if isinstance(keepers, Result):
             return keepers
         for keeper in keepers:
@@ -260,7 +210,10 @@ class Commands:
             return Result(False, said, troubled[0][1].hint)
         if limit.cancelled_caught:
             return Result(False, "there is no answer yet", "`cms status` shows it when it comes")
-        return Result(True, f"{self._registry.in_words(keepers)}: fresh")
+        names = self._registry.in_words(keepers)
+        if not any(keeper.lives for keeper in keepers):
+            return Result(True, f"{names}: no mailbox is open: each gets its token when a program asks for it")
+        return Result(True, f"{names}: fresh")
 
     async def reload(self) -> Result:
         """Load the configuration again, and report what is left to do. A failure changes nothing."""

@@ -24,6 +24,8 @@ from jeepney.io.blocking import DBusConnection, open_dbus_connection
 from jeepney.wrappers import unwrap_msg
 
 from cms.system.tcp_owner import is_held_by
+from cms.system.users import own_uid
+from cms_oauth.providers import titled
 
 SERVICE = DBusAddress(
     "/org/freedesktop/Notifications",
@@ -65,7 +67,7 @@ TITLES = {
 def title_of(facts: Mapping[str, str]) -> tuple[str, int]:
     """Return a notification's title and its urgency."""
     title, urgency = TITLES.get(facts.get("CMS_EVENT", ""), ("cms", NORMAL))
-    return f"{title}: {facts.get('CMS_ACCOUNT', '')}", urgency
+    return f"{title}: {facts.get('CMS_ACCOUNT', '')}{titled(facts.get('CMS_PROVIDER', ''))}", urgency
 
 
 def body_of(facts: Mapping[str, str], *, markup: bool) -> str:
@@ -83,7 +85,7 @@ def link_of(facts: Mapping[str, str]) -> str:
 
 def is_there(link: str, facts: Mapping[str, str]) -> bool:
     """False for a sign-in page that was closed since: another user's program may listen at its port now."""
-    return link != facts.get("CMS_PAGE") or is_held_by(os.getuid(), urlsplit(link).port or 80)
+    return link != facts.get("CMS_PAGE") or is_held_by(own_uid(), urlsplit(link).port or 80)
 
 
 def show(connection: DBusConnection, facts: Mapping[str, str], capabilities: list[str]) -> int:

@@ -51,6 +51,7 @@ MAX_FACT = 8192
 FACTS: dict[str, Callable[[Notice], str]] = {
     "CMS_EVENT": lambda notice: notice.event,
     "CMS_ACCOUNT": lambda notice: notice.account,
+    "CMS_PROVIDER": lambda notice: notice.provider,
     "CMS_MESSAGE": lambda notice: notice.message,
     "CMS_HINT": lambda notice: notice.hint,
     "CMS_LOGIN": lambda notice: str(notice.how.command or ""),
@@ -185,6 +186,7 @@ class Hooks:
         facts = self._facts(key)
         if facts is None:
             self._looks.pop(key, None)
+            self._heard.pop(key, None)
             return
         self._looks[key] = min(self._hear(hook, key, facts, now) for hook in self._hooks)
         self._remark(facts)

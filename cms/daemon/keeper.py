@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import trio
 
@@ -41,6 +41,7 @@ from cms.core.lifecycle import (
     answer,
     demand_fresh,
     denial,
+    is_looked_at,
     plan,
     postponed,
     reconnected,
@@ -53,13 +54,25 @@ from cms.core.lifecycle import (
 )
 from cms.core.looks import UNANSWERED
 from cms.core.preflight import covers, uncovered
+from cms.grants.messages import Looked
 from cms.system.clock import Clock
 from cms.system.logs import get_logger
 from cms_oauth.moves import cms, fill
 
-# Asks for a token: for these scopes, in place of the one with this hash, "" for none, which a mail server has refused if
-# the last argument is its hash too. It never raises; every result is an outcome.
-Acquire: TypeAlias = Callable[[Grant, Scopes, str, str], Awaitable[Outcome]]
+
+class Acquire(Protocol):
+    """Asks for a token, as `messages.Acquire` says. It never raises; every result is an outcome."""
+
+    def __call__(
+        self, grant: Grant, scopes: Scopes, held: str, rejected: str, /, *, wanted: bool
+    ) -> Awaitable[Outcome]: ...
+
+
+# Asks what another host of a fleet has done with a grant: for these scopes, with the hash of the held token, "" for none.
+Look: TypeAlias = Callable[[Grant, Scopes, str], Awaitable[Outcome | Looked]]
+
+# How long after a look that has got no answer the next one is.
+LOOK_AGAIN = 60.0
 
 log = get_logger()
 
@@ -80,6 +93,12 @@ def _unplanned(_keeper: Keeper) -> None:
     """Start no fetch, as in a command without a daemon."""
 
 
+async def unlooked(_grant: Grant, _scopes: Scopes, _held: str) -> Looked:
+    """See nothing, as without a fleet."""
+    await trio.lowlevel.checkpoint()
+    return Looked(0.0)
+
+
 class Keeper:
     """Keeps the tokens of one Grant, one life for each of its scope sets.
 
@@ -95,10 +114,13 @@ class Keeper:
         "_clock",
         "_epoch",
         "_jitter",
+        "_look",
+        "_look_at",
         "_looks",
         "_on_change",
         "_rejected",
         "_replan",
+        "_wanted",
         "grant",
         "lives",
         "sign_in",
@@ -110,6 +132,7 @@ class Keeper:
         acquire: Acquire,
         clock: Clock,
         *,
+        look: Look = unlooked,
         jitter: Callable[[], float] = random.random,
         replan: Callable[[Keeper], None] = _unplanned,
         on_change: Callable[[Keeper, Scopes, Life, Life], None] = _unheard,
@@ -118,14 +141,19 @@ class Keeper:
         self.lives: dict[Scopes, Life] = dict.fromkeys(grant.scope_sets, _NEW_LIFE)
         self.sign_in = replace(NOTHING_KNOWN, who=grant.login)
         self._acquire = acquire
+        self._look = look
         self._clock = clock
         self._jitter = jitter
         self._replan = replan
         self._on_change = on_change
         self._budget = _UNSPENT
         self._looks = LOOKS
+        # When to look at what another host of the fleet has done.
+        self._look_at = math.inf
         # The hashes of held tokens that a mail server has refused, or of one that was named while none was held.
         self._rejected: frozenset[str] = frozenset()
+        # The scope sets for which a client or the owner has asked for another token.
+        self._wanted: frozenset[Scopes] = frozenset()
         # Only while somebody waits for it.
         self._change: trio.Event | None = None
         # Counts sign-ins and sign-outs: an answer to a question from before one is out of date after it, except for a
@@ -144,14 +172,24 @@ class Keeper:
             case Fetch():
                 return now
             case SleepUntil(when):
-                return when
+                return min(when, self._look_at)
             case AwaitSignIn():
-                return math.inf
+                return self._look_at
 
     async def ask(self) -> None:
         """Ask the provider for as long as a fetch is due."""
         while self.due() <= self._clock.boot():
-            await self._fetch(self._most_urgent())
+            if self._look_at > self._clock.boot():
+                await self._fetch(self._most_urgent())
+                continue
+            try:
+                await self._look_around()
+            except Exception:
+                # A bug, as in a fetch.
+                log.exception("asking what other hosts have done failed", login=self.grant.login)
+        # Another host of the fleet may get a token that is refused only because of where this host is.
+        if self.sign_in.shared and is_looked_at(self.lives.values()):
+            self._look_at = min(self._look_at, self._clock.boot() + LOOK_AGAIN)
 
     def take(self, grant: Grant) -> None:
         """Use other settings of the same Grant from now on, without losing a token.
@@ -249,7 +287,7 @@ class Keeper:
         """Drop every token after a sign-out."""
         self._epoch += 1
         # A sign-out does not change where the key comes from, nor the application's certificate.
-        self.sign_in = replace(self.sign_in, persisted=None, given_at=0.0, redeemed_at=0.0, endings=())
+        self.sign_in = replace(self.sign_in, persisted=None, given_at=0.0, redeemed_at=0.0, endings=(), ends_at=0.0)
         trouble = Trouble("signed-out", _SIGNED_OUT, fill("sign in again: {login}", {"login": cms("login", self.who)}))
         for scopes in self.lives:
             self._publish(scopes, Life(None, NeedsSignIn(self._clock.boot(), trouble)))
@@ -261,6 +299,12 @@ class Keeper:
         """Make every fetch due now, at the owner's request; scopes that need a sign-in are tried once too."""
         for scopes, life in self.lives.items():
             self.lives[scopes] = retry_now(life, self._clock.boot())
+        self._wanted = frozenset(self.lives)
+        self._wake_up()
+
+    def heard(self) -> None:
+        """Look at what another host of the fleet has done with the sign-in."""
+        self._look_at = self._clock.boot()
         self._wake_up()
 
     def wake(self) -> None:
@@ -272,7 +316,7 @@ class Keeper:
     def retry_sooner(self) -> None:
         """Try sooner what failed, but look at no refusal."""
         for scopes in self.lives:
-            self._retry_sooner(scopes)
+            self.lives[scopes] = retry_sooner(self.lives[scopes], self._clock.boot())
         self._wake_up()
 
     async def changed(self) -> None:
@@ -313,9 +357,11 @@ class Keeper:
             return
         try:
             held = token_hash(life.held.secret) if life.held else ""
-            outcome = await self._acquire(self.grant, scopes, held, held if held in self._rejected else "")
+            rejected = held if held in self._rejected else ""
+            outcome = await self._acquire(self.grant, scopes, held, rejected, wanted=scopes in self._wanted)
             if isinstance(outcome, Granted):
                 self._rejected -= {held}
+                self._wanted -= {scopes}
             self._count(life, outcome)
             if epoch == self._epoch or self._is_of_this_sign_in(outcome):
                 self._absorb(scopes, outcome)
@@ -324,11 +370,44 @@ class Keeper:
             log.exception("asking for a token failed", login=self.grant.login)
             self._absorb(scopes, Transient(_BUG))
 
-    def _is_of_this_sign_in(self, outcome: Outcome) -> bool:
-        """Return True for a token of the sign-in that is known now.
+    async def _look_around(self) -> None:
+        """Ask what another host has done, and take it over."""
+        self._look_at, epoch = math.inf, self._epoch
+        for scopes, life in list(self.lives.items()):
+            found = await self._look(self.grant, scopes, token_hash(life.held.secret) if life.held else "")
+            if epoch == self._epoch and scopes in self.lives:
+                self._take_over(scopes, found)
+            if epoch != self._epoch:
+                # A sign-in or a sign-out, there or here, which was for all scopes.
+                return
 
-        A sign-in is stored before the keeper hears of it, so a question from before it may have redeemed it already.
-        """
+    def _take_over(self, scopes: Scopes, found: Outcome | Looked) -> None:
+        """Take over what another host has done."""
+        if isinstance(found, Looked):
+            self.sign_in = replace(self.sign_in, shared=found.shared)
+        match found:
+            case Transient():
+                self._look_at = self._clock.boot() + LOOK_AGAIN
+            case Looked() if found.given_at not in (0.0, self.sign_in.given_at):
+                self._epoch += 1
+                self.refresh()
+            case Looked(wished=True):
+                self._wanted |= {scopes}
+                self.lives[scopes] = retry_now(self.lives[scopes], self._clock.boot())
+            case Granted() if found.sign_in.given_at != self.sign_in.given_at:
+                self.signed_in(scopes, found)
+            case Refused() if isinstance(self.lives[scopes].phase, NeedsSignIn):
+                pass  # It is known, and better than another host can tell.
+            case Refused() if found.trouble.kind in ("no-sign-in", "relay"):
+                self.signed_out()
+                if found.again_in:
+                    # Nothing else tells this host when there is a token.
+                    self.refresh()
+            case Granted() | Refused():
+                self._absorb(scopes, found)
+
+    def _is_of_this_sign_in(self, outcome: Outcome) -> bool:
+        """Return True for a token of the sign-in that is known now: it was stored before the keeper heard of it."""
         given_at = outcome.sign_in.given_at if isinstance(outcome, Granted) else 0.0
         return given_at != 0.0 and given_at == self.sign_in.given_at
 
@@ -361,8 +440,8 @@ class Keeper:
         elif isinstance(outcome, Transient) and outcome.sign_in.given_at:
             # A sign-in from before this daemon started, which has not given it a token yet.
             given, redeemed = outcome.sign_in.given_at, max(self.sign_in.redeemed_at, outcome.sign_in.redeemed_at)
-            endings = outcome.sign_in.endings
-            self.sign_in = replace(self.sign_in, given_at=given, redeemed_at=redeemed, endings=endings)
+            endings, ends_at = outcome.sign_in.endings, outcome.sign_in.ends_at
+            self.sign_in = replace(self.sign_in, given_at=given, redeemed_at=redeemed, endings=endings, ends_at=ends_at)
         self._publish(scopes, life)
 
     def _explained(self, outcome: Outcome) -> Outcome:
@@ -383,12 +462,9 @@ class Keeper:
             self._change.set()
             self._change = None
 
-    def _retry_sooner(self, scopes: Scopes) -> None:
-        self.lives[scopes] = retry_sooner(self.lives[scopes], self._clock.boot())
-
     def _demand_fresh(self, scopes: Scopes, before: Life, need: Need) -> Life:
         """Make a fetch due if this client's request needs one; return the resulting life."""
-        self._retry_sooner(scopes)
+        self.lives[scopes] = retry_sooner(before, self._clock.boot())
         refused = before.held is not None and _refuses(need, before.held)
         if refused:
             self._rejected |= {need.rejected}
@@ -396,9 +472,11 @@ class Keeper:
             # The stored token may be the one that the client names. Keep one such hash only: a client can send any number.
             self._rejected = frozenset({need.rejected})
         if refused or need.min_valid is not None:
+            life = self.lives[scopes]
             self.lives[scopes], self._budget, over_budget = demand_fresh(
-                self.lives[scopes], self._budget, self._clock.boot(), min_valid=need.min_valid or 0.0, rejected=refused
+                life, self._budget, self._clock.boot(), min_valid=need.min_valid or 0.0, rejected=refused
             )
+            self._wanted |= {scopes} if self.lives[scopes] is not life else set()
             if over_budget:
                 log.warning("no new token for this request: too many were requested recently", login=self.grant.login)
         if self.lives[scopes] is not before:

@@ -31,25 +31,27 @@ class MetricsServer:
     def __init__(self, text: Callable[[], Awaitable[tuple[bytes, str]]], port: int = 0) -> None:
         self._text = text
         self._port = port
-        # What ends each connection, the oldest first, and those of them whose request has not come.
+        # What ends each connection, the oldest first, and those of them that wait for their clients: to ask, or to read.
         self._connections: dict[trio.CancelScope, None] = {}
-        self._silent: dict[trio.CancelScope, None] = {}
+        self._waiting: dict[trio.CancelScope, None] = {}
 
     async def serve(self, stream: trio.abc.HalfCloseableStream) -> None:
         """Serve one connection. An error in it ends this connection only.
 
-        If there are too many, the oldest that has not asked makes room: at a port, everybody can connect and be silent.
+        If there are too many, the oldest that waits for its client makes room: at a port, everybody can connect and be silent.
         """
-        if len(self._connections) >= MAX_CONNECTIONS and self._silent:
-            oldest = next(iter(self._silent))
+        if len(self._connections) >= MAX_CONNECTIONS and self._waiting:
+            oldest = next(iter(self._waiting))
             self._forget(oldest)
             oldest.cancel()
         scope = trio.CancelScope(deadline=trio.current_time() + SCRAPE_SECONDS)
         try:
             if len(self._connections) < MAX_CONNECTIONS:
-                self._connections[scope] = self._silent[scope] = None
+                self._connections[scope] = self._waiting[scope] = None
                 with scope:
-                    await stream.send_all(render(await self._response(stream, scope)))
+                    reply = render(await self._response(stream, scope))
+                    self._waiting[scope] = None
+                    await stream.send_all(reply)
                     await stream.send_eof()
         except (OSError, trio.BrokenResourceError):
             pass
@@ -61,14 +63,14 @@ class MetricsServer:
 
     def _forget(self, scope: trio.CancelScope) -> None:
         self._connections.pop(scope, None)
-        self._silent.pop(scope, None)
+        self._waiting.pop(scope, None)
 
     async def _response(self, stream: trio.abc.ReceiveStream, scope: trio.CancelScope) -> Response:
         try:
             request = await read_request(stream)
         except BadHttp as bad:
             return Response(bad.status)
-        self._silent.pop(scope, None)
+        self._waiting.pop(scope, None)
         if wrong := self._wrong(request):
             return Response(wrong)
         text, kind = await self._text()

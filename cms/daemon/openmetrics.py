@@ -26,6 +26,7 @@ _OF_ACCOUNTS = (
     ("cms_token_age_seconds", "The time since the token was issued", "token age"),
     ("cms_token_left_seconds", "The time until the token expires", "token left"),
     ("cms_next_sign_in_seconds", "The time until the next sign-in is expected", "ends_in"),
+    ("cms_sign_in_shared", "Whether the fleet's database has the newest of the sign-in", "shared"),
     ("cms_certificate_left_seconds", "The time until the application's certificate ends", "credential_ends_in"),
 )
 
@@ -67,6 +68,9 @@ def _of_daemon(daemon: Document) -> Iterator[Metric]:
     yield GaugeMetricFamily("cms_uptime_seconds", "The time since the daemon was started", daemon["uptime"])
     help_text = "Sockets and token files that programs cannot use"
     yield GaugeMetricFamily("cms_troubles", help_text, len(daemon["troubles"]))
+    if fleet := daemon.get("fleet"):
+        help_text = "The time for which the fleet's database could not be asked"
+        yield GaugeMetricFamily("cms_fleet_away_seconds", help_text, fleet["away"])
 
 
 def _of_accounts(name: str, help_text: str, field: str, accounts: Iterable[Document]) -> Metric:
@@ -74,7 +78,7 @@ def _of_accounts(name: str, help_text: str, field: str, accounts: Iterable[Docum
     found = dict[tuple[str, str], float]()
     record, _, part = field.rpartition(" ")
     for account in accounts:
-        value = (account[record] or {}).get(part) if record else account[part]
+        value = (account[record] or {}).get(part) if record else account.get(part)
         if value is not None:
             # An account without a name has none before its first sign-in.
             found[account["user"] or account["grant"], ",".join(account["protocols"])] = float(value)

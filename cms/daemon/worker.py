@@ -18,12 +18,11 @@ import os
 import socket
 import subprocess
 import sys
-from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import trio
 
@@ -31,6 +30,7 @@ from cms.core.accounts import Grant, Scopes
 from cms.core.json_lines import Garbled, Lines
 from cms.core.lifecycle import Granted, Outcome, SignInFacts, Transient, Trouble
 from cms.daemon.children import REAP_SECONDS, close_pipes, end_process, log_output, worker_environment
+from cms.daemon.refreshes import Refreshes
 from cms.grants import messages
 from cms.system.logs import get_logger
 from cms_oauth.moves import fill
@@ -48,16 +48,15 @@ GRACE_SECONDS = 3.0
 # How often a lost question is asked again, for each way of losing it. A worker that exits immediately each time is broken.
 CHANCES = {"left": 3, "died": 1, "hung": 0}
 
+# How long after a fleet's worker has died another is started, to hear what other hosts do. It may die at once too.
+DEAF_SECONDS = 5.0
+
 # How many answers are remembered for a process, to tell a question that waits for its turn from one that hangs.
 REMEMBERED_ANSWERS = 4096
 
 # Between two looks at what a process has answered, while more is to come. Each look keeps clients waiting that ask for
 # held tokens: of a hundred refreshes at once, this makes a few looks in place of a hundred.
 GATHER_SECONDS = 0.05
-
-# Seconds. A refresh takes half a second, and two if the worker must be started; it is given up after half a minute.
-BOUNDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-OUTCOMES = ("granted", "transient", "refused")
 
 log = get_logger()
 
@@ -113,8 +112,15 @@ class _Question:
 class _Child:
     """One worker process, with the questions that it was asked."""
 
-    def __init__(self, opened: messages.Open, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        opened: messages.Open,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        told: Callable[[messages.Told], None],
+    ) -> None:
         self.takes_questions = True
+        self._told = told
         self._opened = opened
         self._argv = argv
         self._environment = environment
@@ -221,6 +227,9 @@ class _Child:
                     await trio.sleep(GATHER_SECONDS)
 
     def _take(self, reply: messages.WorkerReply) -> None:
+        if isinstance(reply, messages.Told):
+            self._told(reply)
+            return
         question = self._pending.get(reply.number)
         if question is None:
             log.debug("an answer to no question", number=reply.number)
@@ -298,25 +307,6 @@ def _of_token(end: messages.Ended) -> Outcome:
     return end if isinstance(end, Outcome) else _transient(Lost.DIED)
 
 
-class Refreshes:
-    """How often the provider was asked for a token, by outcome, and how long that took: for `cms metrics`."""
-
-    def __init__(self) -> None:
-        # The last place is for what took longer than all bounds.
-        self._counts = {each: [0] * (len(BOUNDS) + 1) for each in OUTCOMES}
-        self._seconds = dict.fromkeys(OUTCOMES, 0.0)
-
-    def count(self, outcome: Outcome, seconds: float) -> None:
-        name = type(outcome).__name__.lower()
-        self._counts[name][bisect_left(BOUNDS, seconds)] += 1
-        self._seconds[name] += seconds
-
-    def as_data(self) -> dict[str, Any]:
-        """Return the counts as JSON carries them. `counts` are of each interval that `bounds` end, and one beyond them."""
-        outcomes = {each: {"counts": counts, "seconds": self._seconds[each]} for each, counts in self._counts.items()}
-        return {"bounds": BOUNDS, "outcomes": outcomes}
-
-
 class Worker:
     """The grant worker. A process is started for the first question, and again for the first one after it has ended.
 
@@ -333,6 +323,8 @@ class Worker:
         self._opened = opened
         self._argv = argv
         self._environment = worker_environment(os.environ) if environment is None else dict(environment)
+        # Called with what other hosts of a fleet may have changed, and whether its database can be asked.
+        self.told: Callable[[messages.Told], None] = lambda _told: None
         # How many processes were started, for `cms metrics`.
         self.starts = 0
         self.refreshes = Refreshes()
@@ -364,29 +356,39 @@ class Worker:
         """
         if opened == self._opened:
             return False
-        self._opened, self._current = opened, None
+        before, self._opened, self._current = self._opened, opened, None
         self._holders.clear()
         for child in self._children:
             child.dismiss()
+        if opened.fleet and opened.fleet == before.fleet:
+            # The next process is started for this. In another fleet, the sign-ins of this host may have to be adopted first.
+            self.told(messages.Heard(()))
         return True
 
-    async def acquire(self, grant: Grant, scopes: Scopes, held: str | None = None, rejected: str = "") -> Outcome:
+    async def acquire(
+        self, grant: Grant, scopes: Scopes, held: str | None = None, rejected: str = "", *, wanted: bool = False
+    ) -> Outcome:
         """Get a token with exactly these scopes: a stored one if `held` allows that, else by redeeming the grant.
 
-        `held` and `rejected` are as in `messages.Acquire`.
+        `held`, `rejected` and `wanted` are as in `messages.Acquire`.
         """
         began = trio.current_time()
         outcome = _of_token(
-            await self._settle(grant, lambda number: messages.Acquire(number, grant, scopes, held, rejected))
+            await self._settle(grant, lambda number: messages.Acquire(number, grant, scopes, held, rejected, wanted))
         )
         # Only a stored token says when its sign-in was redeemed. For it, the provider was not asked.
         if not (isinstance(outcome, Granted) and outcome.sign_in.redeemed_at):
             self.refreshes.count(outcome, trio.current_time() - began)
         return outcome
 
-    async def sign_out(self, grant: Grant) -> Outcome:
-        """Delete the stored sign-in. Returns `Granted` with an empty secret if it is gone."""
-        outcome = _of_token(await self._settle(grant, lambda number: messages.SignOut(number, grant)))
+    async def look(self, grant: Grant, scopes: Scopes, held: str) -> Outcome | messages.Looked:
+        """Ask what another host of the fleet has done with a grant, as `messages.Look` says."""
+        end = await self._settle(grant, lambda number: messages.Look(number, grant, scopes, held))
+        return end if isinstance(end, messages.Looked) else _of_token(end)
+
+    async def sign_out(self, grant: Grant, *, revoke: bool = False) -> Outcome:
+        """Delete the sign-in, with `revoke` once it has ended at its provider. `Granted` with an empty secret: it is gone."""
+        outcome = _of_token(await self._settle(grant, lambda number: messages.SignOut(number, grant, revoke)))
         holder = self._holders.get(grant.key)
         if holder and isinstance(outcome, Granted):
             del self._holders[grant.key]
@@ -414,7 +416,7 @@ class Worker:
         if child:
             child.ask(question, messages.SignIn(question.number, grant, method, claims))
         else:
-            child = _Child(self._opened, self._argv, self._environment)
+            child = self._child()
             question.settle(_STOPPING)
         try:
             yield SignInSession(child, question)
@@ -464,7 +466,10 @@ class Worker:
         if holder and holder.takes_questions:
             return holder
         if self._current is None or not self._current.takes_questions:
-            self._current = self._start()
+            ended, self._current = self._current, self._start()
+            if ended and self._opened.fleet:
+                # No process has heard what other hosts did in between.
+                self.told(messages.Heard(()))
         return self._current
 
     def _holder(self, grant: Grant) -> _Child | None:
@@ -475,14 +480,21 @@ class Worker:
     def _start(self) -> _Child | None:
         if self._nursery is None or self._nursery.cancel_scope.cancel_called:
             return None
-        child = _Child(self._opened, self._argv, self._environment)
+        child = self._child()
         self._children.add(child)
         self.starts += 1
         self._nursery.start_soon(self._run_child, child)
         return child
+
+    def _child(self) -> _Child:
+        return _Child(self._opened, self._argv, self._environment, self.told)
 
     async def _run_child(self, child: _Child) -> None:
         try:
             await child.run()
         finally:
             self._children.discard(child)
+        if self._opened.fleet and child is self._current:
+            await trio.sleep(DEAF_SECONDS)
+            if child is self._current:
+                self._child_for(_NO_GRANT.key)

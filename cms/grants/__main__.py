@@ -25,9 +25,10 @@ _PR_SET_DUMPABLE = 4
 # mlockall(2): all memory, now and later, as soon as it is used.
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
-# Refreshing is less urgent than the daemon's work for mail programs. But a refresh has a time limit: with 15 the worker got a
-# thirtieth of what another process gets, and on a busy machine it did not answer in time.
-NICENESS = 5
+# Refreshing is less urgent than the daemon's work for mail programs: with 5, a hundred refreshes at once made the slowest
+# requests wait for twice as long as with 8. But a refresh has a time limit. On a busy machine the worker gets a seventh of
+# what another process gets; with 15 that was a thirtieth, and it did not answer in time.
+NICENESS = 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

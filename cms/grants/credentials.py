@@ -6,8 +6,8 @@ Everything is read anew for each token, so a renewed certificate, a replaced sec
 pipeline has rotated are used at once.
 
 A certificate comes in one file with its key: PEM, with the application's certificate before those of its issuers, or
-PKCS #12 (.pfx, .p12). Entra takes RSA keys only (Microsoft: "Microsoft identity platform application authentication
-certificate credentials").
+PKCS #12 (.pfx, .p12). cms signs with RSA keys only, which every server takes, and Entra takes no other (Microsoft:
+"Microsoft identity platform application authentication certificate credentials").
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def parse(raw: bytes, password: bytes = b"") -> Certificate:
     """Return what a file holds, PEM or PKCS #12. Raises Unusable."""
     key, certificate = _from_pem(raw, password) if b"-----BEGIN " in raw else _from_pfx(raw, password)
     if not isinstance(key, RSAPrivateKey):
-        raise Unusable("has no RSA key, and Entra takes no other")
+        raise Unusable("has no RSA key, and cms signs with no other")
     if key.public_key() != certificate.public_key():
         raise Unusable("has a key that is not the certificate's")
     clear = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -32,18 +32,21 @@ from cms.grants.messages import (
     Done,
     Ended,
     Import,
+    Look,
     Open,
     Prompt,
     Question,
     Redirected,
     SignIn,
     SignOut,
+    Told,
     Work,
     WorkerReply,
     pack,
     unpack_question,
 )
 from cms.grants.service import Conversation, Service
+from cms.grants.wording import SIGN_OUT_AGAIN
 from cms_oauth.moves import Move, fill
 
 # The most threads at once: a thousand accounts take four seconds with these, and a few that hang block no other account.
@@ -89,7 +92,7 @@ class Dispatcher:
         # How many threads have nothing to do. They are kept, because starting one costs a tenth of a redemption.
         self._free = 0
         # What threads hand to the main thread: a prompt to send, or a job with its outcome.
-        self._results: queue.SimpleQueue[Prompt | tuple[Job, Ended]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Prompt | Told | tuple[Job, Ended]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = socket.socketpair()
         self._busy_until = clock()
         self._resting = False
@@ -172,6 +175,9 @@ class Dispatcher:
                 self._signing_in[question.number] = job
                 self._launch(job)
             case _:
+                if isinstance(question, Acquire | Look):
+                    # Not for a sign-in: the daemon makes each in a process that ends with it.
+                    service.listen(self._tell)
                 self._pending.append(Job(question, lambda: service.answer(question), deadline))
 
     def _pass_on(self, question: Redirected | Cancel) -> None:
@@ -207,7 +213,7 @@ class Dispatcher:
                 outcome = unexpected(error)
             self._tell((job, outcome))
 
-    def _tell(self, result: Prompt | tuple[Job, Ended]) -> None:
+    def _tell(self, result: Prompt | Told | tuple[Job, Ended]) -> None:
         """Hand something to the main thread."""
         self._results.put(result)
         # Closed when the main thread has stopped waiting.
@@ -219,6 +225,9 @@ class Dispatcher:
         while not self._results.empty():
             self._wake_read.recv(1)
             result = self._results.get()
+            if isinstance(result, Told):
+                self._send(result)
+                continue
             if isinstance(result, Prompt):
                 # A sign-in that was cancelled has no prompt. From here on the person may take their time.
                 if asking := self._signing_in.get(result.number):
@@ -264,7 +273,7 @@ class Dispatcher:
         with suppress(queue.Empty):
             while unfinished:
                 result = self._results.get(timeout=max(0.0, deadline - time.monotonic()))
-                if not isinstance(result, Prompt):
+                if isinstance(result, tuple):
                     unfinished.discard(result[0])
         self._rest()
         for sock in (self._wake_read, self._wake_write):
@@ -276,7 +285,8 @@ def _timed_out(question: Work | SignIn, seconds: float) -> Transient:
         case Acquire():
             done, hint = "renewed", fill("{retries}; a late answer is not lost")
         case SignOut():
-            done, hint = "deleted", refusals.hint("try again: {logout}", question.grant)
+            done = "ended" if question.revoke else "deleted"
+            hint = refusals.hint(SIGN_OUT_AGAIN[question.revoke], question.grant)
         case Import():
             done, hint = "taken over", Move("import it again")
         case SignIn():

@@ -6,6 +6,7 @@ import re
 import time
 
 from cms.core.lifecycle import Granted, Refused, SignInFacts, Transient, Trouble
+from cms.grants import wording
 from cms.grants.credentials import certificate_end
 from cms.grants.messages import (
     KEPT_BY_MS_BROKER,
@@ -17,6 +18,7 @@ from cms.grants.messages import (
     Explored,
     Export,
     Exported,
+    FleetWork,
     Housekeeping,
     Listed,
     Peek,
@@ -25,6 +27,7 @@ from cms.grants.messages import (
 )
 from cms.grants.providers import Providers, note
 from cms.grants.secret_sources import Unavailable
+from cms.grants.stores import Stores
 from cms.grants.transfer import export_file, find
 from cms.grants.transfer.formats import Unfit
 from cms.grants.vault.rekey import rekey
@@ -39,14 +42,17 @@ _ISSUER = re.compile(r"https://[^/]+/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a
 _NO_TENANT = (90002, 900023)
 
 
-def answer(vault: Vault, providers: Providers, question: Housekeeping) -> Ended:  # noqa: C901 - one case for each question
+def answer(stores: Stores, providers: Providers, question: Housekeeping) -> Ended:  # noqa: C901 - one case for each question
     """Answer a question that is not about one grant."""
+    vault = stores.vault
     try:
         match question:
             case Export():
-                return _export(vault, providers, question)
-            case Peek():
-                return Listed(tuple(each.kept for each in find.exported(question.place)))
+                return _export(stores, providers, question)
+            case Peek(place=place) if place.source == export_file.SOURCE:
+                return Listed(tuple(each.kept for each in find.exported(place)))
+            case Peek(place=place):
+                return Listed(tuple(find.listed(place)))
             case Survey():
                 return Listed(tuple(vault.survey(question.keys)))
             case Delete():
@@ -55,6 +61,8 @@ def answer(vault: Vault, providers: Providers, question: Housekeeping) -> Ended:
                 return rekey(vault, question)
             case Explore():
                 return _explore(vault, providers, question.url)
+            case FleetWork():
+                return _fleet_work(stores, providers, question)
             case CheckCredentials():
                 return CredentialEnds(tuple(certificate_end(grant) for grant in question.grants))
     except find.NoPassword:
@@ -65,13 +73,14 @@ def answer(vault: Vault, providers: Providers, question: Housekeeping) -> Ended:
         return unavailable.outcome
 
 
-def deleted(vault: Vault, *, found: bool) -> Granted:
-    """Return the answer to a question that has deleted sign-ins, after deleting the key if no sign-in needs it now.
+def deleted(vault: Vault | None, *, found: bool) -> Granted:
+    """Return the answer to a question that has deleted sign-ins, after deleting the vault's key if no sign-in needs it now.
 
+    `vault` is None for sign-ins of a fleet, whose key no host makes or deletes by itself.
     A key that cannot be deleted stays for the next sign-in; that is not a failure.
     """
     try:
-        place = vault.drop_key()
+        place = vault.drop_key() if vault else ""
     except Unavailable as unavailable:
         note(f"{unavailable.outcome.trouble.message}; it stays for the next sign-in")
         place = ""
@@ -80,11 +89,13 @@ def deleted(vault: Vault, *, found: bool) -> Granted:
     )
 
 
-def _export(vault: Vault, providers: Providers, question: Export) -> Ended:
+def _export(stores: Stores, providers: Providers, question: Export) -> Ended:
     found = []
     for grant in question.grants:
-        with vault.hold(grant) as held:
+        with stores.of(grant).hold(grant) as held:
             entry = held.read()
+        if entry and not entry.cache:
+            return Refused(wording.not_here(grant))
         if entry:
             found.append((grant, entry))
     sign_ins = [(grant, entry) for grant, entry in found if providers.of(grant).exportable(entry.cache)]
@@ -107,6 +118,12 @@ def _export(vault: Vault, providers: Providers, question: Export) -> Ended:
         return Transient(Trouble("storage", said, "close some programs, then try again"))
     keys = tuple(grant.key for grant, _ in sign_ins)
     return Exported(text, keys, tuple(grant.key for grant, _ in found if grant.key not in keys))
+
+
+def _fleet_work(stores: Stores, providers: Providers, question: FleetWork) -> Ended:
+    from cms.grants.fleet.work import work  # noqa: PLC0415 - the database's library, which only a fleet needs
+
+    return work(stores, question, lambda grant, cache: providers.of(grant).exportable(cache))
 
 
 def _explore(vault: Vault, providers: Providers, url: str) -> Explored:

@@ -1,8 +1,9 @@
 """The messages between the daemon and the grant worker, as values and as lines of JSON.
 
-The daemon asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `SignOut`, `Import`, and the `Housekeeping`s), the worker
-answers (`Prompt`, `Done`). Every question has a number, and its answers carry the same number. A line that is not a message
-raises `Garbled`, whose text never quotes the line: it could contain a token.
+The daemon asks (`Open`, `Acquire`, `Look`, `SignIn`, `Redirected`, `Cancel`, `SignOut`, `Import`, and the `Housekeeping`s),
+the worker answers (`Prompt`, `Done`), and in a fleet tells what other hosts do (`Heard`, `Reached`). Every question has a
+number, and its answers carry the same number. A line that is not a message raises `Garbled`, whose text never quotes the
+line: it could contain a token.
 
 `cms.core.json_lines` writes and reads them: the dataclasses are the only definition.
 """
@@ -14,7 +15,7 @@ from dataclasses import field
 from typing import Any, TypeAlias
 
 from cms.core import json_lines
-from cms.core.accounts import Grant, Proxy, Scopes, Source, StoredSignIn
+from cms.core.accounts import Fleet, Grant, Proxy, Scopes, Source, StoredSignIn
 from cms.core.json_lines import Garbled, Records
 from cms.core.lifecycle import Outcome
 from cms_oauth.frozen import dataclass
@@ -38,7 +39,8 @@ class Open:
     `state_folder` is a path; `key` is None for the order of `cms.grants.vault`; `ca` is a PEM file or None. `timeout` is
     the seconds that the worker may take over one question, `idle` the seconds after which an unused worker exits. With
     `persist`, a sign-in that could be kept in memory only is refused: the worker is about to exit. `proxy` is the proxy
-    on the way to Entra, None for what the environment says. `old_key` is where a key is looked for too.
+    on the way to the providers, None for what the environment says. `old_key` is where a key is looked for too. With a `fleet`,
+    several hosts share their sign-ins in its database.
     """
 
     state_folder: str
@@ -49,6 +51,7 @@ class Open:
     persist: bool = False
     proxy: Proxy | None = None
     old_key: Source | None = None
+    fleet: Fleet | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Acquire:
 
     `held` is the hash of the token that the daemon holds, "" for none: the stored one has to be another. None: the grant
     is redeemed in any case. `rejected` is the hash of a token that a mail server has refused, which is deleted first.
+    `wanted` is True if a person or a client asks for another token, although the held one is good. A fleet bounds how often
+    its hosts may.
     """
 
     number: int
@@ -64,6 +69,20 @@ class Acquire:
     scopes: Scopes
     held: str | None = None
     rejected: str = ""
+    wanted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Say what another host of the fleet has done with a grant. Nothing is redeemed.
+
+    Ends with another token than the one with the hash `held`, with the refusal that was its end, or with `Looked`.
+    """
+
+    number: int
+    grant: Grant
+    scopes: Scopes
+    held: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +115,11 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class SignOut:
-    """Delete the vault's sign-in of this grant."""
+    """Delete the vault's sign-in of this grant. With `revoke`, end it at the provider first; if that fails, it stays."""
 
     number: int
     grant: Grant
+    revoke: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +159,7 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Peek:
-    """Say which sign-ins an export of cms's own holds. Ends with `Listed`."""
+    """Say which sign-ins an export of cms's own, or another program's file, holds. Ends with `Listed`."""
 
     number: int
     place: Place
@@ -191,10 +211,24 @@ class CheckCredentials:
     grants: tuple[Grant, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FleetWork:
+    """Make, change or examine the fleet's database, or move this host's sign-ins there. Ends with `FleetReport`.
+
+    `action` is "init", "upgrade", "status" or "adopt". The first two only say what they would run, unless `owner` is the
+    connection string of the database's owner. "adopt" is for these `grants`.
+    """
+
+    number: int
+    action: str
+    owner: str = ""
+    grants: tuple[Grant, ...] = ()
+
+
 # Questions that are not about one grant: the vault as a whole, the surroundings, the configuration's certificates.
-Housekeeping: TypeAlias = Export | Peek | Survey | Delete | Rekey | Explore | CheckCredentials
+Housekeeping: TypeAlias = Export | Peek | Survey | Delete | Rekey | Explore | CheckCredentials | FleetWork
 # Questions that are answered once, without a person in between.
-Work: TypeAlias = Acquire | SignOut | Import | Housekeeping
+Work: TypeAlias = Acquire | Look | SignOut | Import | Housekeeping
 Question: TypeAlias = Open | SignIn | Redirected | Cancel | Work
 
 
@@ -202,7 +236,8 @@ Question: TypeAlias = Open | SignIn | Redirected | Cancel | Work
 class Prompt:
     """What a person must do now. `url` is where to go; `user_code` only for the device flow; `expires_in` seconds.
 
-    `state` is the value that the redirect will bring back, for the redirect listener to tell flows apart.
+    `state` is the value that the redirect will bring back, for the redirect listener to tell flows apart. `complete_url` is
+    an address with the user code in it already, "" where the provider has none (RFC 8628, 3.3.1).
     """
 
     number: int
@@ -212,6 +247,12 @@ class Prompt:
     expires_in: float = 600.0
     redirect_uri: str = ""
     state: str = ""
+    complete_url: str = ""
+
+    @property
+    def link(self) -> str:
+        """Where to go, with as little to type there as there can be."""
+        return self.complete_url or self.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +331,62 @@ class CredentialEnds:
     items: tuple[CredentialEnd, ...]
 
 
-Finding: TypeAlias = Exported | Listed | Rekeyed | Explored | CredentialEnds
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """There is the sign-in that was made at `given_at` (Unix time), and no other token than the held one.
+
+    `wished` is True if a host that cannot renew that one wants another, and `shared` is that of `SignInFacts`.
+    """
+
+    given_at: float
+    wished: bool = False
+    shared: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSignIn:
+    """One sign-in as the fleet's database has it. `key` is its grant's.
+
+    - `state`: "signed-in", "signed-out" or "refused" (for good, by the provider). A host that serves only cannot tell the
+      first two apart: "no-token" if there is none.
+    - `holder`: the host that has a claim on it, "" for none; `lease` is how many seconds that has left, below 0 if it is
+      over. A host that serves only cannot see them.
+    - `minted_by`: the host that minted its newest token, "" for none, which can be used for `expires_in` seconds.
+    - `unshared`: this host's journal has a later refresh token than the database.
+    """
+
+    key: str
+    state: str
+    holder: str = ""
+    lease: float = 0.0
+    minted_by: str = ""
+    expires_in: float = 0.0
+    unshared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FleetReport:
+    """The end of a `FleetWork`.
+
+    - `version`: that of the tables in the database, 0 for none; `program` is the one that this cms makes.
+    - `statements`: what "init" and "upgrade" run, as text for psql; `ran` says whether they have.
+    - `made`: the key files that "init" has made, and `no_file` the keys that it cannot make: they are in no file.
+    - `sign_ins`: for "status", all of the database.
+    - `adopted`: the keys of the grants that "adopt" has moved, and `unmoved` those that it has left.
+    """
+
+    version: int = 0
+    program: int = 0
+    statements: str = ""
+    ran: bool = False
+    made: tuple[str, ...] = ()
+    no_file: tuple[str, ...] = ()
+    sign_ins: tuple[SharedSignIn, ...] = ()
+    adopted: tuple[str, ...] = ()
+    unmoved: tuple[Unmoved, ...] = ()
+
+
+Finding: TypeAlias = Looked | Exported | Listed | Rekeyed | Explored | CredentialEnds | FleetReport
 Ended: TypeAlias = Outcome | Finding
 
 
@@ -306,7 +402,26 @@ class Done:
     outcome: Ended
 
 
-WorkerReply: TypeAlias = Prompt | Done
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Other hosts of the fleet may have changed the sign-ins of these grants, named by their keys; none means all.
+
+    It answers no question.
+    """
+
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Whether the fleet's database can be asked: `why` not, "" if it can. It answers no question."""
+
+    why: str
+
+
+# What the worker tells without being asked.
+Told: TypeAlias = Heard | Reached
+WorkerReply: TypeAlias = Prompt | Done | Told
 
 
 # A move goes over with its parts: the other side rewords it.

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from cms.core import refusals
 from cms.core.accounts import ALL_CONSENTED, Grant, Scopes
-from cms.core.lifecycle import Outcome, Trouble
+from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
 from cms.grants.credentials import Secret
 from cms_oauth.frozen import dataclass
 from cms_oauth.providers import SIGN_INS_OWN
@@ -37,12 +37,17 @@ class ExchangeEnd:
 
 
 class _Flow(Protocol):
-    """A sign-in under way, as the person sees it: where to go, what to enter there, and how many seconds they have."""
+    """A sign-in under way, as the person sees it: where to go, what to enter there, and how many seconds they have.
+
+    `complete_url` is where nothing has to be entered, "" for none.
+    """
 
     @property
     def url(self) -> str: ...
     @property
     def user_code(self) -> str: ...
+    @property
+    def complete_url(self) -> str: ...
     @property
     def expires_in(self) -> float: ...
     @property
@@ -106,6 +111,9 @@ class TokenProvider(Protocol):
 
     def mint(self, grant: Grant, scopes: Scopes, secret: Secret) -> Outcome:
         """Get a token for an application or a machine. There is no refresh token to redeem or to store."""
+
+    def revoke(self, grant: Grant, cache: str, secret: Secret = "") -> Transient | Refused | None:
+        """End the sign-in in `cache` at the provider. Returns None if it has ended there, now or before."""
 
     def exportable(self, cache: str) -> bool:
         """True if another machine can use this sign-in."""

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cms.core.accounts import Source
-from cms.core.lifecycle import Transient, Trouble
+from cms.core.lifecycle import Refused, Transient, Trouble
 from cms.system.files import LOCAL_DISK, looked_up_again, open_regular, read_regular
 from cms_oauth.moves import RETRIES, Move
 
@@ -150,9 +150,9 @@ def read_source(source: Source, environ: Mapping[str, str] = os.environ, *, priv
 
 
 class Unavailable(Exception):
-    """The question cannot be answered now. `outcome` says why; nothing was changed."""
+    """The question cannot be answered now, or not by this host. `outcome` says why; nothing was changed."""
 
-    def __init__(self, outcome: Transient) -> None:
+    def __init__(self, outcome: Transient | Refused) -> None:
         super().__init__(outcome.trouble.kind)
         self.outcome = outcome
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from pathlib import Path
 
 from cms.grants.bugs import unexpected
 from cms.grants.dispatcher import Dispatcher
 from cms.grants.messages import Open
 from cms.grants.providers import Microsoft, Providers, TokenProvider
 from cms.grants.service import Service
+from cms.grants.stores import SharedStore
 from cms.grants.vault import open_vault
 
 
@@ -21,9 +23,16 @@ def crash(_kind: type[BaseException], error: BaseException, _trace: object) -> N
 
 def open_service(opened: Open) -> Service:
     """Return the service that answers the questions."""
-    return Service(
-        open_vault(opened), Providers(lambda: _entra(opened), lambda: _oauth2(opened)), persist=opened.persist
-    )
+    providers = Providers(lambda: _entra(opened), lambda: _oauth2(opened))
+    return Service(open_vault(opened), providers, persist=opened.persist, shared=_shared(opened))
+
+
+def _shared(opened: Open) -> SharedStore | None:
+    if opened.fleet is None:
+        return None
+    from cms.grants.fleet.store import FleetStore  # noqa: PLC0415 - the database's library, which only a fleet needs
+
+    return FleetStore(opened.fleet, Path(opened.state_folder))
 
 
 def _entra(opened: Open) -> Microsoft:

@@ -18,25 +18,25 @@ from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
 from cms.core.forecast import ending_of, remember
 from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble, token_hash
-from cms.grants import credentials, housekeeping
+from cms.grants import credentials, housekeeping, wording
 from cms.grants.credentials import Credential
-from cms.grants.messages import Acquire, Ended, Import, Place, Prompt, SignIn, SignOut, Work
+from cms.grants.messages import Acquire, Ended, Import, Look, Looked, Place, Prompt, SignIn, SignOut, Told, Work
+from cms.grants.network.deadline import within
 from cms.grants.providers import CodeFlow, ExchangeEnd, Flow, Providers, WindowFlow, no_sign_in, wanted
 from cms.grants.secret_sources import Unavailable
+from cms.grants.sign_out import sign_out
+from cms.grants.stores import Elsewhere, Held, SharedStore, Stores
 from cms.grants.transfer import export_file, find
-from cms.grants.transfer.formats import Found, Unfit
+from cms.grants.transfer.formats import Unfit
 from cms.grants.vault.entry_file import Entry
-from cms.grants.vault.store import Held, Stored, Vault
+from cms.grants.vault.store import Stored, Vault
 from cms_oauth.frozen import dataclass
-from cms_oauth.microsoft import takes_the_code
-from cms_oauth.providers import OWN, PROVIDERS
 
-_NOWHERE = Trouble(
-    "storage",
-    "the sign-in could not be saved: there is no key to encrypt it with",
-    "set a place for the key with Vault(key=...) in the configuration, or start the daemon first: `cms run`",
-)
-
+# How long another host is waited for that redeems the sign-in, within messages.QUESTION_SECONDS, and between two looks.
+ELSEWHERE_SECONDS = 20.0
+ELSEWHERE_PAUSE = 0.25
+# In how many seconds a token is asked for again that another host is about to replace.
+ELSEWHERE_REFRESH = 30.0
 
 _CUT_OFF = "cms was interrupted after redeeming {} and before storing its successor"
 _LOST = "the provider's answer with its successor was lost after cms had redeemed {}"
@@ -91,10 +91,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """What a new sign-in starts from: where it is stored, who signed in before, and a challenge that it must meet.
-
-    `account` is the provider's subject, "" for none.
-    """
+    """What a new sign-in starts from: its place, the subject of the one before ("" for none), a challenge to be met."""
 
     place: Stored
     account: str
@@ -105,77 +102,117 @@ class Service:
     """Answers questions, each in the calling thread. It holds no grant between two questions."""
 
     def __init__(
-        self, vault: Vault, providers: Providers, clock: Callable[[], float] = time.monotonic, *, persist: bool = False
+        self,
+        vault: Vault,
+        providers: Providers,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        persist: bool = False,
+        shared: SharedStore | None = None,
     ) -> None:
         self._persist = persist
-        self._vault = vault
+        self._stores = Stores(vault, shared)
+        # A process that ends with its command does not listen.
+        self._unheard = None if persist else shared
         self._providers = providers
         self._clock = clock
 
     @property
     def stays(self) -> bool:
         """True if this process must not exit."""
-        return self._vault.stays
+        return self._stores.stays
+
+    def listen(self, tell: Callable[[Told], None]) -> None:
+        """Tell what other hosts of the fleet do from now on; without a fleet, or twice, do nothing. Does not wait."""
+        shared, self._unheard = self._unheard, None
+        if shared:
+            shared.listen(tell)
 
     def rest(self) -> None:
         """Free connections and memory while there is nothing to do: MSAL's apps are cycles that hold their cache."""
         self._providers.rest()
+        if self._stores.shared:
+            self._stores.shared.rest()
         gc.collect()
 
     def answer(self, question: Work) -> Ended:
         """Answer a question that needs no person."""
         match question:
             case Acquire():
-                return self.acquire(question.grant, question.scopes, question.held, question.rejected)
+                return self.acquire(
+                    question.grant, question.scopes, question.held, question.rejected, wanted=question.wanted
+                )
+            case Look():
+                return self._look(question.grant, question.scopes, question.held)
             case SignOut():
-                return self.sign_out(question.grant)
+                return self.sign_out(question.grant, revoke=question.revoke)
             case Import():
                 return self._import(question)
             case _:
-                return housekeeping.answer(self._vault, self._providers, question)
+                return housekeeping.answer(self._stores, self._providers, question)
 
-    def acquire(self, grant: Grant, scopes: Scopes, known: str | None = None, rejected: str = "") -> Outcome:
+    def acquire(
+        self, grant: Grant, scopes: Scopes, known: str | None = None, rejected: str = "", *, wanted: bool = False
+    ) -> Outcome:
         """Return a stored token, or redeem the grant for one, as `Acquire` says: `known` is its `held`.
 
         The grant's successor is stored before this returns.
         """
+        until = self._clock() + ELSEWHERE_SECONDS
         try:
             if grant.unattended:
                 return self._request_token(grant, scopes, known, rejected)
-            with self._vault.hold(grant, scopes) as held:
-                entry = held.read()
-                if entry is None:
-                    return Refused(no_sign_in(grant))
-                taken = self._taken(held, grant, known, rejected)
-                if taken is None:
-                    return self._redeem(held, grant, scopes, entry)
-                facts = replace(taken.sign_in, who=entry.who, redeemed_at=entry.redeemed)
-                return _told(replace(taken, sign_in=facts), held.stored, entry)
+            while True:
+                with suppress(Elsewhere):
+                    return self._acquire(grant, scopes, known, rejected, wanted=wanted)
+                if self._clock() >= until:
+                    return Transient(wording.ELSEWHERE)
+                time.sleep(ELSEWHERE_PAUSE)
         except Unavailable as unavailable:
             return unavailable.outcome
 
-    def _taken(self, held: Held, grant: Grant, known: str | None, rejected: str) -> Granted | None:
-        """Return a stored token, after deleting one that is refused, or that the application's former secret gave."""
-        if rejected:
-            held.withdraw(rejected)
-        found = None if known is None else held.minted(known)
-        if found is None:
-            return None
-        (granted, proof), credential = found, None
-        # The token is good without it.
-        with suppress(Unavailable):
+    def _acquire(self, grant: Grant, scopes: Scopes, known: str | None, rejected: str, *, wanted: bool) -> Outcome:
+        """Do what `acquire` does, once. Raises Elsewhere if there is no token until another host has redeemed the grant."""
+        with self._stores.of(grant).hold(grant, scopes) as held:
+            entry = held.read()
+            if entry is None:
+                return Refused(no_sign_in(grant))
+            if taken := _taken(held, grant, known, rejected, wanted=wanted):
+                return _known(taken, held, entry)
+            if held.refusal:
+                return held.refusal
             credential = credentials.credential(grant)
-        if credential and credential.fingerprint != proof:
-            held.withdraw(token_hash(granted.secret))
-            return None
-        expires = credential.expires if credential else 0.0
-        return replace(granted, sign_in=replace(granted.sign_in, credential_expires=expires))
+            held.prepare()
+            try:
+                until = held.claim()
+            except Elsewhere:
+                taken = None if rejected else _taken(held, grant, "", "")
+                if taken is None:
+                    raise
+                return _known(replace(taken, refresh_in=ELSEWHERE_REFRESH), held, entry)
+            with within(until):
+                return self._redeem(held, grant, scopes, entry, credential)
+
+    def _look(self, grant: Grant, scopes: Scopes, known: str) -> Outcome | Looked:
+        """Return what another host has done, as `Look` says. No other host changes this host's own files."""
+        if self._stores.of(grant) is self._stores.vault:
+            return Looked(0.0)
+        try:
+            with self._stores.of(grant).hold(grant, scopes) as held:
+                entry = held.read()
+                if entry is None:
+                    return Refused(no_sign_in(grant))
+                if taken := _taken(held, grant, known, ""):
+                    return _known(taken, held, entry)
+                return held.refusal or Looked(entry.signed_in, held.wished, held.stored.shared)
+        except Unavailable as unavailable:
+            return unavailable.outcome
 
     def _request_token(self, grant: Grant, scopes: Scopes, known: str | None, rejected: str) -> Outcome:
         """Get a token for an application or a machine. The vault may have one, but this works without vault and key."""
-        with suppress(Unavailable), self._vault.hold(grant, scopes) as held:
+        with suppress(Unavailable), self._stores.vault.hold(grant, scopes) as held:
             held.read()
-            if taken := self._taken(held, grant, known, rejected):
+            if taken := _taken(held, grant, known, rejected):
                 return taken
         credential = credentials.credential(grant)
         outcome = self._providers.of(grant).mint(grant, scopes, credential.value)
@@ -184,17 +221,18 @@ class Service:
 
     def _keep_token(self, grant: Grant, scopes: Scopes, outcome: Outcome, proof: str) -> None:
         """Store the token that an application or a machine was given, or that it was refused another."""
-        with suppress(Unavailable), self._vault.hold(grant, scopes) as held:
+        with suppress(Unavailable), self._stores.vault.hold(grant, scopes) as held:
             held.inspect()
             granted = outcome if isinstance(outcome, Granted) else None
             refused = isinstance(outcome, Refused) and held.mark_refused()
             # In memory it would keep this process from exiting, and nothing is lost without it.
             if (granted or refused) and held.prepare().persisted:
                 held.store(_NO_SIGN_IN, granted, proof)
+            elif not granted:
+                self._stores.vault.tidy(grant.key)
 
-    def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry) -> Outcome:
-        credential = credentials.credential(grant)
-        held.prepare()
+    def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry, credential: Credential) -> Outcome:
+        """Redeem a grant that is prepared and claimed. Raises Elsewhere if it was signed out or in anew meanwhile."""
         answer = self._providers.of(grant).redeem(
             grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=credential.value
         )
@@ -210,18 +248,15 @@ class Service:
                 with suppress(Unavailable):
                     stored = held.store(_renewed(entry, answer), granted, credential.fingerprint)
             else:
+                if isinstance(answer.outcome, Refused) and refusals.ends_the_sign_in(answer.outcome, grant):
+                    held.refused_for_good(answer.outcome.trouble)
                 _note_ending(held, grant, entry, answer.outcome)
             held.release()
         return credential.behind(_explained(_told(answer.outcome, stored, entry), held, grant, lost=answer.unsure))
 
-    def sign_out(self, grant: Grant) -> Outcome:
-        """Delete the stored sign-in; with the last one, the key too."""
-        try:
-            with self._vault.hold(grant) as held:
-                found = held.delete()
-        except Unavailable as unavailable:
-            return refusals.in_person(unavailable.outcome, refusals.hint("try again: {logout}", grant))
-        return housekeeping.deleted(self._vault, found=found)
+    def sign_out(self, grant: Grant, *, revoke: bool = False) -> Outcome:
+        """Delete the stored sign-in, with the last one the key too. With `revoke` it ends at the provider first, or stays."""
+        return sign_out(self._stores, self._providers, grant, revoke=revoke)
 
     def _import(self, question: Import) -> Outcome:
         """Take over another program's sign-in: redeem it here, and store its successor."""
@@ -241,7 +276,7 @@ class Service:
         found = find.find(place, grant)
         credential = credentials.credential(grant)
         answer = self._providers.of(grant).adopt(grant, found.refresh_token, credential.value, room.account)
-        return _of_another_program(self._keep(grant, answer, room.place, credential), found, grant)
+        return wording.of_another_program(self._keep(grant, answer, room.place, credential), found, grant)
 
     def _restore(self, question: Import) -> Outcome:
         """Take over a sign-in from another machine: redeem it now, which verifies it, and store its successor."""
@@ -251,8 +286,10 @@ class Service:
             return Refused(Trouble("unfit", f"{question.place.path} has no sign-in of {grant.login or 'this account'}"))
         self._prepared(grant)
         scopes, _ = wanted(grant)
-        with self._vault.hold(grant, scopes) as held:
-            if question.keep and held.inspect():
+        with self._stores.of(grant).hold(grant, scopes) as held:
+            # A store has to know what it replaces before anything is redeemed.
+            there = held.inspect()
+            if question.keep and there:
                 return Refused(Trouble("signed-in", f"{grant.login or entry.who} is signed in already"))
             held.prepare()
             credential = credentials.credential(grant)
@@ -261,7 +298,7 @@ class Service:
             )
             granted = answer.outcome if isinstance(answer.outcome, Granted) else None
             # A successor that came without a token replaces no sign-in that works.
-            if not granted and (not answer.cache or held.inspect()):
+            if not granted and (not answer.cache or there):
                 held.release()
                 return answer.outcome
             entry = _renewed(entry, answer)
@@ -283,6 +320,8 @@ class Service:
 
     def _sign_in(self, question: SignIn, conversation: Conversation) -> Outcome:
         grant = question.grant
+        if question.method == "broker" and self._stores.of(grant) is self._stores.shared:
+            return Refused(wording.for_this_device_only(grant))
         # Make sure that the sign-in can be stored before a person is asked to do anything.
         room = self._prepared(grant)
         credential = credentials.credential(grant)
@@ -292,9 +331,9 @@ class Service:
         if isinstance(flow, Transient | Refused | Granted):
             return flow
         conversation.check()
-        begun = (flow.url, flow.user_code, flow.expires_in, flow.redirect_uri, flow.state)
+        begun = (flow.url, flow.user_code, flow.expires_in, flow.redirect_uri, flow.state, flow.complete_url)
         conversation.prompt(Prompt(question.number, question.method, *begun))
-        answer = self._finish(grant, flow, conversation)
+        answer = _finish(grant, flow, conversation, self._clock)
         return credential.behind(self._keep(grant, answer, room.place, credential, conversation))
 
     def _note_claims(self, grant: Grant, outcome: Outcome) -> None:
@@ -302,7 +341,7 @@ class Service:
         if not isinstance(outcome, Refused) or not outcome.trouble.claims:
             return
         # If it cannot be stored, the next sign-in is refused once more.
-        with suppress(Unavailable), self._vault.hold(grant) as held:
+        with suppress(Unavailable), self._stores.of(grant).hold(grant) as held:
             entry = held.inspect()
             if held.interrupted or held.damaged:
                 return
@@ -314,30 +353,13 @@ class Service:
 
     def _prepared(self, grant: Grant) -> _Room:
         """Return what a new sign-in starts from, after making sure that it can be stored. Raises Unavailable."""
-        with self._vault.hold(grant) as held:
+        with self._stores.of(grant).hold(grant) as held:
             remembered = held.inspect()
             place = held.prepare()
             held.release()
         if self._persist and not place.persisted:
-            raise Unavailable(Transient(_NOWHERE))
+            raise Unavailable(Transient(wording.NOWHERE))
         return _Room(place, remembered.home_account_id if remembered else "", held.claims)
-
-    def _finish(self, grant: Grant, flow: Flow, conversation: Conversation) -> ExchangeEnd:
-        """Wait for the person, and redeem what the browser brings."""
-        if isinstance(flow, WindowFlow):
-            return flow.answered(conversation.wait)
-        if isinstance(flow, CodeFlow):
-            fields = conversation.wait(flow.expires_in)
-            return ExchangeEnd(Refused(_expired(grant))) if fields is None else flow.finish(fields)
-        deadline = self._clock() + flow.expires_in
-        while (pause := flow.interval) < deadline - self._clock():
-            conversation.wait(pause)
-            answer = flow.poll()
-            if answer:
-                expired = isinstance(answer.outcome, Refused) and answer.outcome.trouble.kind == "expired"
-                return ExchangeEnd(Refused(_expired(grant, device=True))) if expired else answer
-        conversation.wait(deadline - self._clock())
-        return ExchangeEnd(Refused(_expired(grant, device=True)))
 
     def _keep(
         self,
@@ -351,11 +373,11 @@ class Service:
         if not isinstance(answer.outcome, Granted):
             return answer.outcome
         now = time.time()
-        entry = Entry(answer.cache, answer.subject, answer.who, now, redeemed=now)
-        with self._vault.hold(grant, wanted(grant)[0]) as held:
+        entry = Entry(answer.cache, answer.subject, answer.who, now, redeemed=now, ends=answer.outcome.sign_in.ends_at)
+        with self._stores.of(grant).hold(grant, wanted(grant)[0]) as held:
             remembered = held.inspect()
             if remembered and remembered.home_account_id != entry.home_account_id:
-                return Refused(_another_account(grant, remembered.who, entry.who))
+                return Refused(wording.another_account(grant, remembered.who, entry.who))
             if remembered:
                 entry = replace(entry, endings=remembered.endings)
             if conversation:
@@ -364,40 +386,66 @@ class Service:
             return _told(answer.outcome, held.store(entry, answer.outcome, credential.fingerprint), entry)
 
 
-def _another_account(grant: Grant, remembered: str, who: str) -> Trouble:
-    """Return the refusal of a sign-in with another account than before. Two accounts can have had the same name."""
-    if remembered.casefold() == who.casefold():
-        said = (
-            f"signed in as {who}, but this is another account than the {remembered} before: the name was given to a new "
-            "account, or to another person. Nothing was saved"
-        )
-    else:
-        said = f"signed in as {who or 'a user without a name'}, but this account is {remembered}: nothing was saved"
-    hint = "sign in as {remembered}: {login}; to use the other account from now on, run {logout} first"
-    return Trouble("wrong-user", said, refusals.hint(hint, grant, remembered=remembered))
+def _finish(grant: Grant, flow: Flow, conversation: Conversation, clock: Callable[[], float]) -> ExchangeEnd:
+    """Wait for the person, and redeem what the browser brings."""
+    if isinstance(flow, WindowFlow):
+        return flow.answered(conversation.wait)
+    if isinstance(flow, CodeFlow):
+        fields = conversation.wait(flow.expires_in)
+        return ExchangeEnd(Refused(wording.expired(grant))) if fields is None else flow.finish(fields)
+    deadline = clock() + flow.expires_in
+    while (pause := flow.interval) < deadline - clock():
+        conversation.wait(pause)
+        answer = flow.poll()
+        if answer:
+            expired = isinstance(answer.outcome, Refused) and answer.outcome.trouble.kind == "expired"
+            return ExchangeEnd(Refused(wording.expired(grant, device=True))) if expired else answer
+    conversation.wait(deadline - clock())
+    return ExchangeEnd(Refused(wording.expired(grant, device=True)))
 
 
 def _renewed(entry: Entry, answer: ExchangeEnd) -> Entry:
-    """Return the entry of a sign-in after a redemption. If it gave a token, any challenge is met."""
+    """Return the entry after a redemption. A token meets any challenge; not every answer says when the sign-in ends."""
     entry = replace(entry, cache=answer.cache or entry.cache)
-    return replace(entry, redeemed=time.time(), claims="") if isinstance(answer.outcome, Granted) else entry
+    if not isinstance(answer.outcome, Granted):
+        return entry
+    return replace(entry, redeemed=time.time(), claims="", ends=answer.outcome.sign_in.ends_at or entry.ends)
+
+
+def _taken(held: Held, grant: Grant, known: str | None, rejected: str, *, wanted: bool = False) -> Granted | None:
+    """Return a stored token, after deleting one that is refused, or that the application's former secret gave."""
+    if rejected:
+        held.withdraw(rejected)
+    found = None if known is None else held.minted(known, wanted=wanted)
+    if found is None:
+        return None
+    (granted, proof), credential = found, None
+    # The token is good without it.
+    with suppress(Unavailable):
+        credential = credentials.credential(grant)
+    if credential and credential.fingerprint != proof:
+        held.withdraw(token_hash(granted.secret))
+        return None
+    expires = credential.expires if credential else 0.0
+    return replace(granted, sign_in=replace(granted.sign_in, credential_expires=expires))
+
+
+def _known(taken: Granted, held: Held, entry: Entry) -> Outcome:
+    """Return a stored token with the facts about its sign-in."""
+    facts = replace(taken.sign_in, who=entry.who, redeemed_at=entry.redeemed)
+    return _told(replace(taken, sign_in=facts), held.stored, entry)
 
 
 def _told(outcome: Outcome, stored: Stored, entry: Entry) -> Outcome:
     """Return the outcome with the facts about the sign-in that was redeemed."""
     match outcome:
         case Granted():
-            known = replace(
-                outcome.sign_in,
-                given_at=entry.signed_in,
-                endings=entry.endings,
-                persisted=stored.persisted,
-                key_from=stored.key_from,
-            )
-            return replace(outcome, sign_in=known)
+            known = entry.facts(outcome.sign_in)
+            known = replace(known, persisted=stored.persisted, key_from=stored.key_from, shared=stored.shared)
+            refresh_in = outcome.refresh_in if stored.refresh_in is None else stored.refresh_in
+            return replace(outcome, sign_in=known, refresh_in=refresh_in)
         case Transient():
-            known = SignInFacts(given_at=entry.signed_in, endings=entry.endings, redeemed_at=entry.redeemed)
-            return replace(outcome, sign_in=known)
+            return replace(outcome, sign_in=entry.facts(SignInFacts(redeemed_at=entry.redeemed)))
     return outcome
 
 
@@ -443,48 +491,3 @@ def _explained(outcome: Outcome, held: Held, grant: Grant, *, lost: bool) -> Out
             hint=refusals.hint("sign in again: {login}", grant) if of_reuse else trouble.hint,
         )
     )
-
-
-def _of_another_program(outcome: Outcome, found: Found, grant: Grant) -> Outcome:
-    """Explain a refusal of a sign-in that another program made, or what to know before the next sign-in."""
-    if isinstance(outcome, Granted) and grant.server and (grant.server.rotates or grant.provider == OWN):
-        return replace(
-            outcome,
-            note=f"do not use {found.program} for this account any more: its refresh token was used here, and "
-            f"{PROVIDERS[grant.provider].title} may take a second use for a theft, and end the sign-in",
-        )
-    if isinstance(outcome, Granted) and takes_the_code(found.redirect):
-        return replace(
-            outcome,
-            note=f"{found.program} signed in by {found.redirect}, a page of Microsoft's that since January 2026 takes the "
-            "code out of the address. Before the next sign-in, register http://localhost as a redirect address of the "
-            "application; or sign in with a code: " + refusals.hint("{login --device}", grant),
-        )
-    if not isinstance(outcome, Refused):
-        return outcome
-    trouble = outcome.trouble
-    hint = trouble.hint
-    if trouble.kind == "wrong-user":
-        hint = refusals.hint(
-            "import it for the account that it belongs to (--account=USER), or set sign_in_as of this account if that "
-            "user signs in for it; or sign in again: {login}",
-            grant,
-        )
-    elif not found.client_id:
-        hint += (
-            f"; the import does not say which application it belongs to: if {found.program} is configured with another "
-            f"client_id than {grant.client_id}, set that for the account and import again"
-        )
-    return Refused(
-        replace(trouble, message=f"{found.program}'s sign-in was not imported: {trouble.message}", hint=hint)
-    )
-
-
-def _expired(grant: Grant, *, device: bool = False) -> Trouble:
-    hint = "start again: {login}"
-    if device:
-        hint = (
-            "start again: {login --device}; organisations often block this way of signing in without saying so: "
-            "use {login --browser} or {login --paste} instead"
-        )
-    return Trouble("expired", "the sign-in was not completed in time", refusals.hint(hint, grant))

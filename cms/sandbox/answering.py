@@ -75,9 +75,11 @@ class Answering(ABC):
     def answer(self, request: WebRequest) -> WebReply:
         """Answer one request."""
         endpoint, handler = self.route(request)
-        asked = self._record(endpoint, request)
-        fault = self._faults.take(endpoint, asked.user, asked.grant_type)
-        reply = self._with_fault(fault, handler, request, asked) if fault else self._handle(handler, request, asked)
+        with self.changed:
+            # Who sees the request can end its silence: the fault has struck by then.
+            asked = self._record(endpoint, request)
+            struck = self._faults.take(endpoint, asked.user, asked.grant_type)
+        reply = self._with_fault(*struck, handler, request, asked) if struck else self._handle(handler, request, asked)
         asked.status = reply.status
         return reply
 
@@ -101,10 +103,10 @@ class Answering(ABC):
         except Declined as declined:
             return self.refuse(declined, request, asked)
 
-    def _with_fault(self, fault: Fault, handler: Handler, request: WebRequest, asked: Asked) -> WebReply:
+    def _with_fault(self, fault: Fault, released: int, handler: Handler, request: WebRequest, asked: Asked) -> WebReply:
         asked.fault = fault.kind
         if fault.kind == "silence":
-            self._faults.silence(fault.seconds)
+            self._faults.silence(fault.seconds, released)
         usual = None
         if fault.after or fault.kind in ("silence", "fields"):
             usual = self._handle(handler, request, asked)

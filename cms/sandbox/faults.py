@@ -36,9 +36,9 @@ CLAIMS = '{"access_token":{"capolids":{"essential":true,"values":["11111111-2222
 class Fault:
     """One fault. It strikes at requests that match `endpoint`, `user` and `grant_type`, where these are not "".
 
-    `endpoint` is "token", "devicecode", "authorize", "discovery", "sendMail", "register" or "userinfo"; `times` is how often it
-    strikes, None until cleared. With `after` the request is carried out first and only its answer is lost: a refresh token
-    has been used, and its successor never arrives.
+    `endpoint` is "token", "devicecode", "authorize", "discovery", "sendMail", "register", "userinfo" or "revoke"; `times`
+    is how often it strikes, None until cleared. With `after` the request is carried out first and only its answer is lost:
+    a refresh token has been used, and its successor never arrives.
     """
 
     kind: str
@@ -93,20 +93,19 @@ class Faults:
             self._round += 1
             self._changed.notify_all()
 
-    def take(self, endpoint: str, user: str, grant_type: str) -> Fault | None:
-        """Return the first fault that matches, and count it."""
+    def take(self, endpoint: str, user: str, grant_type: str) -> tuple[Fault, int] | None:
+        """Return the first fault that matches, and count it; with it, how often `release` has been called before."""
         with self._changed:
             for place, (fault, left) in enumerate(self._waiting):
                 if fault.matches(endpoint, user, grant_type):
                     self._count(place, fault, left)
-                    return fault
+                    return fault, self._round
         return None
 
-    def silence(self, seconds: float) -> None:
-        """Wait, unless `release` or `clear` is called meanwhile."""
+    def silence(self, seconds: float, released: int) -> None:
+        """Wait, unless `release` or `clear` has been called since `take`, which returned `released`."""
         with self._changed:
-            this = self._round
-            self._changed.wait_for(lambda: self._round != this, seconds)
+            self._changed.wait_for(lambda: self._round != released, seconds)
 
     def _count(self, place: int, fault: Fault, left: int | None) -> None:
         if left == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 # A desktop client, which has a secret at Google, although it keeps none; and one without, for other servers.
 CLIENT_ID = "0123456789-sandbox.apps.googleusercontent.com"
@@ -34,6 +35,8 @@ class Habits:
     - `says_life`: the answer has `expires_in`. `says_who`: the id token has the address, which is else userinfo's only.
     - `registers`: anybody may register a client for loopback addresses (RFC 7591).
     - `resource`: what has to be named as such (RFC 8707), "" for nothing.
+    - `named`: what its id tokens call the issuer, "" for its own name.
+    - `more`: what else an answer with tokens has.
     - `revokes_all`: revoking one token ends all sign-ins of this person with this client.
     """
 
@@ -60,7 +63,9 @@ class Habits:
     needs_pkce: bool = True
     registers: bool = False
     resource: str = ""
+    named: str = ""
     revokes_all: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def google() -> Habits:

@@ -9,9 +9,9 @@ import ssl
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import trustme
 
@@ -25,11 +25,13 @@ class Host(ABC):
     """A simulated provider on loopback. `now` is Unix time."""
 
     endpoints: Answering
+    # What its certificate is for.
+    names: ClassVar[tuple[str, ...]] = ("localhost", "127.0.0.1", "::1")
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.faults = Faults()
         self._folder = tempfile.TemporaryDirectory(prefix="cms-sandbox-")
-        self.ca_file, self.cert_file = _certify(Path(self._folder.name))
+        self.ca_file, self.cert_file = _certify(Path(self._folder.name), self.names)
         self.secure = Server(self.answer, _showing(self.cert_file), now)
         self.plain = PlainServer(self.introspect, now)
 
@@ -135,11 +137,11 @@ def _unknown(_request: WebRequest) -> WebReply:
     return WebReply(NOT_FOUND)
 
 
-def _certify(folder: Path) -> tuple[str, str]:
+def _certify(folder: Path, names: Iterable[str]) -> tuple[str, str]:
     """Write the certificate of an authority, and key and certificate of a server; return both names."""
     folder.chmod(0o755)  # a mail server or worker under another uid reads the CA here
     authority = trustme.CA()
-    certificate = authority.issue_cert("localhost", "127.0.0.1", "::1")
+    certificate = authority.issue_cert(*names)
     ca_file, cert_file = folder / "ca.pem", folder / "server.pem"
     authority.cert_pem.write_to_path(str(ca_file))
     certificate.private_key_and_cert_chain_pem.write_to_path(str(cert_file))

@@ -235,9 +235,13 @@ class Issued:
             "access_token": self.access(sign_in, scopes, life),
             "token_type": "Bearer",
             "scope": " ".join(self.habits.spelling.get(each, each) for each in scopes),
+            **self.habits.more,
         }
         if self.habits.says_life:
             answer["expires_in"] = int(life)
+        if self.habits.refresh_life and not self.habits.rotates:
+            # As Google does of a consent for a limited time.
+            answer["refresh_token_expires_in"] = int(sign_in.expires - self.now())
         if offline:
             secret = f"1//{secrets.token_urlsafe(75)}"
             sign_in.refreshes[digest(secret)] = 0.0
@@ -271,7 +275,8 @@ class Issued:
 
     def _id_token(self, sign_in: SignedIn, nonce: str, *, by_name: bool) -> str:
         now = int(self.now())
-        claims: dict[str, Any] = {"iss": self._issuer(), "aud": sign_in.client.client_id, "iat": now, "exp": now + 3600}
+        issuer = self.habits.named or self._issuer()
+        claims: dict[str, Any] = {"iss": issuer, "aud": sign_in.client.client_id, "iat": now, "exp": now + 3600}
         claims["sub"] = sign_in.user.oid
         if nonce:
             claims["nonce"] = nonce

@@ -18,6 +18,7 @@ from cms.sandbox.web import NOT_FOUND, Handler, WebReply, WebRequest, as_html, a
 
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _CREATED = 201
+_FORBIDDEN = 403
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -133,13 +134,15 @@ class IssuerEndpoints(Answering):
 
     def _device(self, request: WebRequest) -> WebReply:
         if request.method == "GET":
-            return as_html(pages.device(request.path, [user.name for user in self._issued.users.values()]))
+            code = request.fields.get("user_code", "")
+            return as_html(pages.device(request.path, [user.name for user in self._issued.users.values()], code))
         told = request.fields.get
         self._issued.approve_device(told("user_code", ""), told("user", ""), decline=told("decision") != "accept")
         return as_html(pages.message("Done", "You may close this window and go back to your device."))
 
     def _devicecode(self, request: WebRequest) -> WebReply:
         client = self.proving.proved(request)
+        self._check_resource(request.fields)
         scopes = tuple(request.fields.get("scope", "").split())
         return as_json(self._issued.start_device(client, scopes, f"{self._base()}/device"))
 
@@ -157,26 +160,31 @@ class IssuerEndpoints(Answering):
         }.get(fields.get("grant_type", ""))
         if redeem is None:
             raise OAuthRefusal("unsupported_grant_type")
-        if fields.get("grant_type") != DEVICE_GRANT:
-            self._check_resource(fields)
+        self._check_resource(fields)
         return as_json(redeem(client, fields))
 
     def _userinfo(self, request: WebRequest) -> WebReply:
         access = self._issued.valid(request.headers.get("authorization", "").removeprefix("Bearer "))
         if access is None:
             return WebReply(UNAUTHORIZED, headers=(("WWW-Authenticate", 'Bearer error="invalid_token"'),))
+        if "openid" not in access.scopes:
+            # OpenID Connect Core, 5.3; RFC 6750, 3.1.
+            return WebReply(_FORBIDDEN, headers=(("WWW-Authenticate", 'Bearer error="insufficient_scope"'),))
         user = access.sign_in.user
         return as_json({"sub": user.oid} | (self._issued.about(user) if "email" in access.scopes else {}))
 
     def _revoke(self, request: WebRequest) -> WebReply:
+        """End a sign-in (RFC 7009). Google asks for no client, and calls a token that it knows no more an error."""
+        every = self._issued.habits.revokes_all
+        client = None if every else self.proving.proved(request)
         sign_in = self._issued.sign_in_of(request.fields.get("token", ""))
-        if sign_in is None:
-            if self._issued.habits.revokes_all:
+        if sign_in is None or (every and sign_in.refusal) or (client and sign_in.client is not client):
+            if every:
                 raise OAuthRefusal("invalid_token", "Token expired or revoked")
             return WebReply()
         for each in list(self._issued.sign_ins):
             same = (each.user, each.client) == (sign_in.user, sign_in.client)
-            if each is sign_in or (same and self._issued.habits.revokes_all):
+            if each is sign_in or (same and every):
                 self._issued.end(each)
         return WebReply()
 

@@ -25,12 +25,12 @@ def sign_in(path: str, hidden: Mapping[str, str], users: Iterable[str], *, chose
     return _PAGE.format(title="Sign in", content=_form(path, content))
 
 
-def device(path: str, users: Iterable[str]) -> str:
-    """Return the page where the code of a device is entered."""
+def device(path: str, users: Iterable[str], code: str = "") -> str:
+    """Return the page where the code of a device is entered; `code` is there already."""
     options = "".join(_option(name, "") for name in users)
-    code = '<p><label>Code <input name="user_code" autofocus></label></p>'
+    entry = f'<p><label>Code <input name="user_code" value="{escape(code)}" autofocus></label></p>'
     choice = f'<p><label>Sign in as <select name="user">{options}</select></label></p>'
-    return _PAGE.format(title="Enter the code", content=_form(path, code + choice + _BUTTONS))
+    return _PAGE.format(title="Enter the code", content=_form(path, entry + choice + _BUTTONS))
 
 
 def post_back(url: str, fields: Mapping[str, str]) -> str:

@@ -93,14 +93,15 @@ class Proving:
         if claims.get("aud") != self._endpoint() or not now < claims.get("exp", 0) <= now + _LONGEST:
             raise OAuthRefusal("invalid_grant", "Invalid JWT: check your iat and exp values in the JWT claim.")
         user, scopes = str(claims.get("sub", "")), tuple(str(claims.get("scope", "")).split())
-        foreign = user.rpartition("@")[2] not in account.domains or not set(scopes) <= set(account.scopes)
-        if foreign or user.lower() not in self._issued.users:
+        if user.rpartition("@")[2] not in account.domains or not set(scopes) <= set(account.scopes):
             raise OAuthRefusal(
                 "unauthorized_client",
                 "Client is unauthorized to retrieve access tokens using this method, or client not authorized for any of "
                 "the scopes requested.",
                 UNAUTHORIZED,
             )
+        if user.lower() not in self._issued.users:
+            raise OAuthRefusal("invalid_grant", "Invalid email or User ID")
         return self._issued.begin(self._issued.user(user), Client(account.email, ()), scopes)
 
 

@@ -26,10 +26,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from cms.sandbox import habits, person
 from cms.sandbox.directory import CLIENT_ID
+from cms.sandbox.show import Show
 
 if TYPE_CHECKING:
     from cms.sandbox.entra import Entra
     from cms.sandbox.host import Host
+    from cms.sandbox.imap import Imap
     from cms.sandbox.issuer import Issuer
     from cms.sandbox.submission import Submission
 
@@ -57,48 +59,43 @@ _OWN = re.compile(
     r"|DBUS_SESSION_BUS_ADDRESS|DISPLAY|WAYLAND_DISPLAY|BROWSER|XDG_.*|HOME|.*_PROXY|(REQUESTS|CURL)_CA_BUNDLE|SSL.*"
 )
 
-_TOKEN = re.compile(r"(?P<kept>(?:eyJ|ya29\.)[\w-]{5})[\w.-]{40,}")
+# What each account has to say of the sandbox.
+_SERVERS = """\
+    redirect_uri="http://localhost/",
+    smtp_host={smtp!r},
+    imap_host={imap!r},
+)
+"""
 
-_CONFIG = """\
-account = Office365_Account(
+_MICROSOFT = """\
+{name} = Office365_Account(
     user={user!r},
     client_id={client_id!r},
     authority={authority!r},
-    redirect_uri="http://localhost/",
-    smtp_host={smtp!r},
-)
+"""
+
+_GOOGLE = """\
 google = OAuth2_Account(
-    user={google!r},
+    user={user!r},
     issuer={issuer!r},
-    client_id={google_id!r},
+    client_id={client_id!r},
     client_secret=File({secret!r}),
     scopes=["https://mail.google.com/", "openid", "email"],
     prompt="consent",
     parameters={{"access_type": "offline"}},
-    redirect_uri="http://localhost/",
-    smtp_host={smtp!r},
-)
-{more}CredentialServer({socket!r}, accounts=[{names}], protocols=["SMTP"])
-Vault(key=File({key!r}))
-Tls(ca={ca!r})
 """
 
-
-_MORE = """\
-team = Office365_Account(
-    user={user!r},
-    client_id={client_id!r},
-    authority={authority!r},
-    redirect_uri="http://localhost/",
-    smtp_host={smtp!r},
-)
+_REST = """\
+CredentialServer({socket!r}, accounts=[{names}], protocols=["SMTP", "IMAP"])
+Vault(key=File({key!r}))
+Tls(ca={ca!r})
 """
 
 INTERRUPTED = 130
 
 _MISSING = (
     "cms demo needs a library that is not installed: {name}. In the folder with the source of cms, say `make demo`, "
-    "or install it with: pip install '.[sandbox]'"
+    f"or install it: {shlex.quote(f'{sys.prefix}/bin/pip')} install '.[sandbox]'"
 )
 
 
@@ -135,32 +132,6 @@ class TryAgain(Failed):
 
 
 @dataclass
-class Show:
-    """Prints the demonstration; headings are bold on a terminal only."""
-
-    out: TextIO
-
-    def heading(self, text: str) -> None:
-        """Begin a step."""
-        bold, plain = ("\x1b[1m", "\x1b[0m") if self.out.isatty() else ("", "")
-        self.line(f"\n{bold}== {text}{plain}")
-
-    def command(self, words: Sequence[str], settings: Mapping[str, str] | None = None) -> None:
-        """Show a command line as a person would type it."""
-        front = "".join(f"{name}={shlex.quote(value)} " for name, value in (settings or {}).items())
-        self.line(f"$ {front}{shlex.join(words)}")
-
-    def line(self, text: str) -> None:
-        """Print a line with tokens shortened and control characters made visible."""
-        print(masked(text), file=self.out, flush=True)
-
-
-def masked(text: str) -> str:
-    """Return a text without its tokens, and with ^A written out."""
-    return _TOKEN.sub(lambda found: f"{found['kept']}...({len(found[0])} characters)", text).replace("\x01", "^A")
-
-
-@dataclass
 class Stage:
     """The temporary folder, and the environment that keeps the programs inside it."""
 
@@ -169,6 +140,7 @@ class Stage:
     entra: Entra
     issuer: Issuer
     submission: Submission
+    imap: Imap
     environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -247,12 +219,12 @@ class Stage:
             self._end(process)
 
     def _await(self, process: subprocess.Popen[bytes]) -> None:
-        until = time.monotonic() + STEP_SECONDS
+        until = _now() + STEP_SECONDS
         control = str(self.folder / "run" / "cms" / "control.sock")
         while not _listens(control):
             if process.poll() is not None:
                 raise Failed(f"the daemon ended with status {process.returncode}")
-            if time.monotonic() > until:
+            if _now() > until:
                 raise Failed(f"the daemon does not listen on {control}")
             time.sleep(POLL_SECONDS)
 
@@ -324,20 +296,21 @@ def run_demo(out: TextIO = sys.stdout, steps: Callable[[Stage], None] | None = N
     Raises ModuleNotFoundError where a library of the extra "sandbox" is missing.
     """
     from cms.sandbox.entra import Entra  # noqa: PLC0415 - needs the extra's libraries, as the next lines do
+    from cms.sandbox.imap import Imap  # noqa: PLC0415 - as above
     from cms.sandbox.issuer import Issuer  # noqa: PLC0415 - as above
     from cms.sandbox.submission import Submission  # noqa: PLC0415 - as above
 
     show = Show(out)
-    show.line(
-        "This is a sandbox: a simulated Entra and Google, a simulated submission server, and the real cms between them."
-    )
+    show.line("This is a sandbox: a simulated Entra and Google, simulated mail servers, and the real cms between them.")
     show.line("No account of yours is touched, and nothing leaves this machine.")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cms-demo-")))
         entra = stack.enter_context(Entra([USER, TEAM]))
         issuer = stack.enter_context(Issuer(habits.google(), [GOOGLE]))
-        submission = stack.enter_context(Submission(_by_either(entra, issuer), entra.cert_file))
-        stage = Stage(folder, show, entra, issuer, submission)
+        knows = _by_either(entra, issuer)
+        imap = stack.enter_context(Imap(knows, entra.cert_file, users=(USER, GOOGLE, TEAM)))
+        submission = stack.enter_context(Submission(knows, entra.cert_file, deliver=imap.deliver))
+        stage = Stage(folder, show, entra, issuer, submission, imap)
         try:
             (steps or play)(stage)
         except (Failed, OSError, person.Stuck) as problem:
@@ -373,8 +346,8 @@ def play(stage: Stage) -> None:
         stage.fetch()
         stage.show.line("(without another sign-in)")
         stage.run("cms", "status")
-        stage.show.heading("The submission server takes the token")
-        _test_smtp(stage)
+        stage.show.heading("The mail servers take the token")
+        _test_mail(stage)
 
 
 def keep(stage: Stage) -> None:
@@ -391,12 +364,21 @@ def keep(stage: Stage) -> None:
             "cms status",
             "cms doctor",
             f"cms-oauth --user={USER} --test-smtp=localhost:{stage.submission.port}",
-            f'cms show msmtp --user={TEAM} | sed "s#/etc/ssl/.*#$SSL_CERT_FILE#" > $XDG_STATE_HOME/msmtprc',
-            f"echo hello | msmtp -C $XDG_STATE_HOME/msmtprc {USER}",
+            f"cms-oauth --user={USER} --test-imap=localhost:{stage.imap.port}",
+            f"cms show msmtp --user={TEAM} > ~/.msmtprc",
+            f"printf 'Subject: hello\\n\\nIt works.\\n' | msmtp {USER}",
+            f"cms show mbsync --user={USER} > ~/.mbsyncrc; mkdir ~/Mail; mbsync work",
+            f"cms show mutt --user={USER} > ~/.muttrc",
+            "mutt",
             f"cms logout {TEAM}",
             f"cms login {TEAM}",
         ):
             stage.show.line(f"    {line}")
+        stage.show.line("HOME is a folder of the sandbox there: your own files are neither read nor changed.")
+        stage.show.line(
+            "In a browser, `cms login` leads to the simulated Entra, whose certificate no browser knows: accept it."
+        )
+        stage.show.line("Debian has these programs in the packages msmtp, mutt, isync and libsasl2-modules-kdexoauth2.")
         with suppress(KeyboardInterrupt):
             _wait()
 
@@ -406,12 +388,12 @@ _wait = signal.pause
 
 
 def _settings(stage: Stage) -> str:
-    """Return what a shell reads so that its commands ask this sandbox. HOME stays the person's."""
-    names = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "NO_PROXY")
+    """Return what a shell reads so that its commands ask this sandbox, and leave the person's files alone."""
+    names = ("HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "NO_PROXY")
     settings = {name: stage.environment[name] for name in names}
     settings |= {"CMS_SOCK": str(stage.socket), "SSL_CERT_FILE": str(stage.ca)}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
-    return "\n".join([*lines, f'PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"', ""])
+    return "\n".join([*lines, f'PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"', "cd", ""])
 
 
 def inside(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
@@ -430,27 +412,24 @@ def _set(stage: Stage, *, more: bool = False) -> None:
     show = stage.show
     show.heading("The stage")
     show.line(f"simulated Entra:       {stage.entra.authority}")
-    smtp = f"localhost:{stage.submission.port}"
     show.line(f"simulated Google:      {stage.issuer.authority}")
-    show.line(f"simulated submission:  {smtp}")
+    servers = {"smtp": f"localhost:{stage.submission.port}", "imap": f"localhost:{stage.imap.port}"}
+    show.line(f"simulated submission:  {servers['smtp']}")
+    show.line(f"simulated mailboxes:   {servers['imap']}")
     stage.config.parent.mkdir(mode=0o700)
     secret = stage.folder / "google-secret"
-    known = {"client_id": CLIENT_ID, "authority": stage.entra.authority, "smtp": smtp}
-    stage.config.write_text(
-        _CONFIG.format(
-            user=USER,
-            **known,
-            more=_MORE.format(user=TEAM, **known) if more else "",
-            names="account, google, team" if more else "account, google",
-            google=GOOGLE,
-            issuer=stage.issuer.issuer,
-            google_id=habits.CLIENT_ID,
-            secret=str(secret),
-            socket=str(stage.socket),
-            key=str(stage.folder / "key"),
-            ca=str(stage.ca),
-        )
+    microsoft = {"client_id": CLIENT_ID, "authority": stage.entra.authority}
+    google = {"issuer": stage.issuer.issuer, "client_id": habits.CLIENT_ID, "secret": str(secret)}
+    accounts = {
+        "account": _MICROSOFT.format(name="account", user=USER, **microsoft),
+        "google": _GOOGLE.format(user=GOOGLE, **google),
+    }
+    if more:
+        accounts["team"] = _MICROSOFT.format(name="team", user=TEAM, **microsoft)
+    rest = _REST.format(
+        socket=str(stage.socket), names=", ".join(accounts), key=str(stage.folder / "key"), ca=str(stage.ca)
     )
+    stage.config.write_text("".join(each + _SERVERS.format(**servers) for each in accounts.values()) + rest)
     for file, content in ((stage.folder / "key", secrets.token_bytes(32)), (secret, habits.CLIENT_SECRET.encode())):
         file.touch(mode=0o600)
         file.write_bytes(content)
@@ -460,18 +439,18 @@ def _set(stage: Stage, *, more: bool = False) -> None:
     show.heading("The daemon")
 
 
-def _test_smtp(stage: Stage) -> None:
-    """Print the last line of a passed test as the last line of all."""
-    where = f"localhost:{stage.submission.port}"
-    stage.run(
-        "cms-oauth",
-        f"--user={USER}",
-        f"--cms_sock={stage.socket}",
-        f"--test-smtp={where}",
-        settings={"SSL_CERT_FILE": str(stage.ca)},
-    )
-    if not any(login.accepted for login in stage.submission.logins):
-        raise Failed("the submission server has seen no login that counts")
+def _test_mail(stage: Stage) -> None:
+    """Log in to read and to send. The last line of a passed SMTP test is the last line of all."""
+    for protocol, server in (("imap", stage.imap), ("smtp", stage.submission)):
+        stage.run(
+            "cms-oauth",
+            f"--user={USER}",
+            f"--cms_sock={stage.socket}",
+            f"--test-{protocol}=localhost:{server.port}",
+            settings={"SSL_CERT_FILE": str(stage.ca)},
+        )
+        if not any(login.accepted for login in server.logins):
+            raise Failed(f"the {protocol.upper()} server has seen no login that counts")
 
 
 def _listens(path: str) -> bool:

@@ -44,7 +44,7 @@ IDLE_SECONDS = 120.0
 MAX_BODY = 16 * 1024 * 1024
 
 # How long `stop` waits for the threads of the connections that it has closed.
-STOP_SECONDS = 5.0
+STOP_SECONDS = 60.0
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
@@ -162,6 +162,7 @@ class _Tcp(socketserver.ThreadingTCPServer):
         self.bug: Exception | None = None
         self._context = context
         self._open: set[socket.socket] = set()
+        self._hung_up = False
         self._changed = threading.Condition()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
@@ -170,6 +171,8 @@ class _Tcp(socketserver.ThreadingTCPServer):
         # The table has a duplicate: wrapping the socket in TLS detaches the original.
         with request.dup() as mine:
             with self._changed:
+                if self._hung_up:  # its thread comes late: it was accepted just before
+                    return
                 self._open.add(mine)
             try:
                 self._serve(request, client_address)
@@ -200,6 +203,7 @@ class _Tcp(socketserver.ThreadingTCPServer):
     def hang_up(self) -> None:
         """Shut down every open connection and wait for the threads that served them."""
         with self._changed:
+            self._hung_up = True
             for each in self._open:
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
@@ -234,7 +238,8 @@ class _WebConnection(BaseHTTPRequestHandler):
 
     def _request(self) -> WebRequest:
         url = urlsplit(self.path)
-        body = self.rfile.read(min(int(self.headers.get("Content-Length", 0)), MAX_BODY))
+        # A negative length would be all that comes.
+        body = self.rfile.read(max(0, min(int(self.headers.get("Content-Length", 0)), MAX_BODY)))
         fields = dict(parse_qsl(url.query, keep_blank_values=True))
         if self.headers.get_content_type() == "application/x-www-form-urlencoded":
             fields |= dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))

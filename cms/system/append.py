@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cms.system.files import PRIVATE, make_folders
@@ -23,10 +23,14 @@ log = get_logger()
 
 
 class AppendFile:
-    """One file. `lost` counts the lines that could not be written, and `trouble` says why the last could not, "" if it was."""
+    """One file. `lost` counts the lines that could not be written, and `trouble` says why the last could not, "" if it was.
 
-    def __init__(self, path: str) -> None:
+    `distrust` returns why no file may be opened at a path, "" if one may: other users may have made its folder meanwhile.
+    """
+
+    def __init__(self, path: str, distrust: Callable[[str], str] = lambda _: "") -> None:
         self.place = path
+        self._distrust = distrust
         self.lost = 0
         self.trouble = ""
         self._descriptor = -1
@@ -39,7 +43,7 @@ class AppendFile:
         self.close()
         try:
             make_folders(Path(self.place).parent)
-            self._descriptor = _opened(self.place)
+            self._descriptor = _opened(self.place, self._distrust(self.place))
         except OSError as error:
             self._note(error.strerror or str(error))
         else:
@@ -90,8 +94,13 @@ def _check_room(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "the disk is nearly full")
 
 
-def _opened(path: str) -> int:
-    """Open a file to add to it; only its owner can read one that is created. Raises OSError for what another could have put there."""
+def _opened(path: str, distrust: str) -> int:
+    """Open a file to add to it; only its owner can read one that is created. Raises OSError for what another could have put there.
+
+    `distrust` is why nothing may be opened at this path, "" if it may.
+    """
+    if distrust:
+        raise OSError(errno.EPERM, distrust, path)
     descriptor = os.open(path, _FLAGS, PRIVATE)
     facts = os.fstat(descriptor)
     wrong = (

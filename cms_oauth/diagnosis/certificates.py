@@ -11,14 +11,11 @@ from dataclasses import replace
 from cms_oauth.diagnosis.verdicts import Verdict, fill_in, printable
 from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import clouds_of_server
-from cms_oauth.moves import Move, fill
+from cms_oauth.moves import Command, Move, fill
 
 _AT_ONCE = "immediately"
 
-_SHOWN = (
-    "to see IMAP's: `openssl s_client -connect {host}:993 -showcerts`",
-    "to see SMTP's: `openssl s_client -connect {host}:587 -starttls smtp -showcerts`",
-)
+_SHOWN = "to see it: {show}"
 _TRUST = "for your own CA, or behind a proxy that intercepts TLS, set SSL_CERT_FILE"
 _CLOCK = "check this machine's clock: `timedatectl` (`timedatectl set-ntp true` sets it)"
 
@@ -26,7 +23,7 @@ EXPIRED = Verdict(
     "certificate-expired",
     "The TLS certificate of {host} has expired, or this machine's clock is wrong: both look the same.",
     "you",
-    (_CLOCK, "if the clock is right: {owner} has to renew the certificate", *_SHOWN),
+    (_CLOCK, "if the clock is right: {owner} has to renew the certificate", _SHOWN),
     _AT_ONCE,
     "",
     ("certificate has expired", "expired certificate"),
@@ -35,7 +32,7 @@ NOT_YET_VALID = Verdict(
     "certificate-not-yet-valid",
     "The TLS certificate of {host} is not valid yet, or this machine's clock is wrong: both look the same.",
     "you",
-    (_CLOCK, "if the clock is right: {owner} has to use a certificate that is valid now", *_SHOWN),
+    (_CLOCK, "if the clock is right: {owner} has to use a certificate that is valid now", _SHOWN),
     _AT_ONCE,
     "",
     ("certificate is not yet valid",),
@@ -46,7 +43,7 @@ OTHER_NAME = Verdict(
     "you",
     (
         "use a host name that the certificate has",
-        *_SHOWN,
+        _SHOWN,
         "if {host} is the right name: {owner} has to get a certificate with that name",
     ),
     _AT_ONCE,
@@ -60,7 +57,7 @@ SELF_SIGNED = Verdict(
     (
         "if the server is yours: put its certificate into a file, and set SSL_CERT_FILE to the file's name",
         "if it is not: {owner} has to get a certificate from an authority",
-        *_SHOWN,
+        _SHOWN,
     ),
     _AT_ONCE,
     "",
@@ -86,7 +83,7 @@ CERTIFICATE = Verdict(
     (
         _TRUST,
         "if other machines know the authority: {owner} has to send the whole chain",
-        *_SHOWN,
+        _SHOWN,
     ),
     _AT_ONCE,
     "",
@@ -101,7 +98,7 @@ TOO_WEAK = Verdict(
     "certificate-too-weak",
     "The key or the signature of the TLS certificate is too weak for this machine's OpenSSL.",
     "you",
-    ("ask {owner} for a certificate with a key of 2048 bits and SHA-256, or better", *_SHOWN),
+    ("ask {owner} for a certificate with a key of 2048 bits and SHA-256, or better", _SHOWN),
     _AT_ONCE,
     "",
     ("EE certificate key too weak", "CA certificate key too weak", "CA signature digest algorithm too weak"),
@@ -110,7 +107,7 @@ INVALID = Verdict(
     "certificate-invalid",
     "The TLS certificate of {host}, or one of its authorities', is not made as certificates must be.",
     "you",
-    ("tell {owner} OpenSSL's reason: the certificate has to be made anew", _TRUST, *_SHOWN),
+    ("tell {owner} OpenSSL's reason: the certificate has to be made anew", _TRUST, _SHOWN),
     _AT_ONCE,
     "",
     ("invalid CA certificate", "unsuitable certificate purpose", "path length constraint exceeded"),
@@ -130,7 +127,7 @@ class CertificateRow:
 
 
 _BETWEEN = "a proxy in between probably answers for {host}"
-_PERHAPS = f"{_BETWEEN}, since Microsoft renews its certificates in time"
+_PERHAPS = f"{_BETWEEN}, since a login host's own is renewed in time"
 _INSPECTED = "behind a proxy that inspects TLS, name its certificate authority: Tls(ca=...)"
 
 # The first row that matches counts; the last one matches everything.
@@ -179,6 +176,17 @@ def owner(host: str) -> str:
     if clouds_of_server(host):
         return "Microsoft (or, if a proxy in between has replaced it, the proxy's administrator)"
     return f"the administrator of {printable(host) or 'HOST'}"
+
+
+# What OpenSSL calls the protocols.
+_STARTTLS = {"smtp": "smtp", "imap": "imap", "pop": "pop3"}
+
+
+def shown_by(protocol: str, host: str, port: int, *, starttls: bool) -> Command:
+    """Return the command that shows the certificate of a mail server."""
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    upgraded = ("-starttls", _STARTTLS[protocol]) if starttls else ()
+    return Command(("openssl", "s_client", "-connect", place, *upgraded, "-showcerts"))
 
 
 def at_login(reason: str, host: str) -> Verdict:

@@ -24,6 +24,19 @@ _SCOPES = f"{_LEARN}/identity-platform/scopes-oidc"
 # Entra keeps refusing a loop of identical requests, a locked-out user or a throttled tenant for ten minutes or more.
 LONG_PAUSE = 15 * 60.0
 
+# The application has not been consented to, or not for all that it asks for.
+NO_CONSENT = 65001
+
+# Errors caused by the application's registration: its redirect addresses, and their platform.
+REGISTRATION = frozenset({700084, 9002326, 9002327, 50011, 500113, 900971, 500119})
+
+# The errors that Entra may give for a refresh token that was used twice. It may also give no number.
+REUSED = frozenset({None, 70000, 70008, 700082, 54005})
+
+# The errors for a refresh token that is dead for every host and all scopes: it was revoked, as by another password, or was
+# not used for too long, or was used before. What a policy refuses may be granted for other scopes, or elsewhere.
+DEAD = frozenset({50173, 50132, 50133, 50089, 700084, 70000, 70008, 700082, 54005})
+
 # The hints below are templates, as `cms_oauth.moves.fill` takes them.
 SIGN_IN = "sign in again: {login}"
 _BROWSER = "sign in again in a browser: {login --browser}"
@@ -581,31 +594,6 @@ ERRORS = {
         "check scopes and resource of the account in the configuration, then {reload, login}",
         words=("invalid_target",),
     ),
-    # Google's words, which say what the administrator or the application's owner has to change.
-    "admin_policy_enforced": _admin(
-        "application-blocked",
-        "the organisation does not allow this application, or not for mail",
-        "ask the administrator of your organisation to allow the application's client id, then {again}",
-        words=("admin_policy_enforced",),
-    ),
-    "policy_enforced": RefusalRow(
-        "application-not-examined",
-        "the account's protection allows only applications that the provider has examined",
-        "use such an application, then {reload, login}; or end that protection, then {login}",
-        words=("policy_enforced", "Advanced Protection"),
-    ),
-    "org_internal": RefusalRow(
-        "application-of-others",
-        "the application is for the members of another organisation",
-        "use another application, then {reload, login}",
-        words=("org_internal",),
-    ),
-    "deleted_client": RefusalRow(
-        "application-deleted",
-        "the application was deleted at the provider",
-        "restore it there, then {again}; or use another application, then {reload, login}",
-        words=("deleted_client",),
-    ),
 }
 
 # Rows for an application that signs in by itself: no hint tells a person to sign in, and cms checks again by itself.
@@ -637,7 +625,8 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], RefusalRow] = {
     (700027, 700030, 50012, 5000224): RefusalRow(
         "application-certificate",
         "the certificate was not accepted: it has expired, or the registration does not have it",
-        f"upload the certificate, without its key, to the registration, and check this machine's clock; {_THEN_AGAIN}",
+        "if it has ended, put a new one, with its key, where {credential} points; upload the certificate, without its key,"
+        f" to the registration, and check this machine's clock; {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("client assertion contains an invalid signature", "certificate thumbprint"),
     ),

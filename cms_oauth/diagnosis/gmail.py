@@ -1,15 +1,14 @@
 """Replies of Gmail's servers, which say other things than Exchange's with the same codes. Pure.
 
-The wordings are from transcripts that users have published; none was seen in a session of cms's own.
+`servers` looks them up. The wordings are from transcripts that users have published; none was seen in a session of cms's own.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from cms_oauth.diagnosis import mail
-from cms_oauth.diagnosis.verdicts import Evidence, Verdict
+from cms_oauth.diagnosis.verdicts import Verdict
 
 _SETTINGS = "https://support.google.com/mail/answer/7126229"
 _LIMITS = "https://support.google.com/a/answer/1071518"
@@ -135,37 +134,21 @@ FAULT = Verdict(
     ("[UNAVAILABLE]", "[SYS/TEMP]"),
 )
 
-_HOSTS = (".gmail.com", ".googlemail.com")
-
-# What a reply has in it, without regard to case, and the causes, the likeliest first. The first row counts.
-ROWS = tuple(
-    (re.compile(pattern, re.IGNORECASE), causes)
-    for pattern, causes in (
-        (r"overquota|command or bandwidth limits", (BANDWIDTH,)),
-        (r"imap access is disabled for your domain", (IMAP_ADMIN,)),
-        (r"not enabled for imap", (IMAP_OFF,)),
-        (r"not enabled for pop", (POP_OFF,)),
-        (r"web login required|web browser|webloginrequired|^534.5\.7\.14", (BROWSER,)),
-        (r"application-specific password|invalidsecondfactor", (PASSWORD,)),
-        (r"too many simultaneous connections", (CONNECTIONS,)),
-        (r"too many login attempts|^4[25][14].4\.7\.0", (LOGINS,)),
-        (r"invalid sasl argument", (mail.MALFORMED,)),
-        (r"lookup failed", (SERVICE_USER,)),
-        (r"invalid credentials|not accepted|badcredentials", (STALE, SCOPE, USER)),
-        (r"\[unavailable\]|\[sys/temp\]", (FAULT,)),
-    )
+# What a reply has in it, and the causes, the likeliest first.
+ROWS = (
+    (r"overquota|command or bandwidth limits", (BANDWIDTH,)),
+    (r"imap access is disabled for your domain", (IMAP_ADMIN,)),
+    (r"not enabled for imap", (IMAP_OFF,)),
+    (r"not enabled for pop", (POP_OFF,)),
+    (r"web login required|web browser|webloginrequired|^534.5\.7\.14", (BROWSER,)),
+    (r"application-specific password|invalidsecondfactor", (PASSWORD,)),
+    (r"too many simultaneous connections", (CONNECTIONS,)),
+    (r"too many login attempts|^4[25][14].4\.7\.0", (LOGINS,)),
+    (r"invalid sasl argument", (mail.MALFORMED,)),
+    (r"lookup failed", (SERVICE_USER,)),
+    (r"invalid credentials|not accepted|badcredentials", (STALE, SCOPE, USER)),
+    (r"\[unavailable\]|\[sys/temp\]", (FAULT,)),
 )
-
-
-def causes(reply: str, evidence: Evidence, software: str) -> tuple[Verdict, ...]:
-    """Return the possible causes of a reply of Gmail's, none if it is another server's or not known.
-
-    `software` is what the greeting or the reply shows the server to be.
-    """
-    if not f".{evidence.host.lower()}".endswith(_HOSTS) and "Google" not in software:
-        return ()
-    return next((found for pattern, found in ROWS if pattern.search(reply)), ())
-
 
 # All of them, for the pages.
 VERDICTS = tuple(each for each in vars().copy().values() if isinstance(each, Verdict))

@@ -278,7 +278,7 @@ ROWS = (
     _row(r"the sign-in does not cover", NOT_COVERED),
     # Refusals of the daemon have varying wording, so they are recognised by their code.
     _row(r"\bsign-in-required\b", SIGN_IN, "sign-in-required"),
-    _row(r"\blocked\b", LOCKED, "locked"),
+    _row(r"\(locked\)|: locked$|\bkeyring\b.*\blocked\b", LOCKED, "locked"),
     _row(r"\bunknown-account\b", UNKNOWN_ACCOUNT, "unknown-account"),
     _row(r"\bunknown-protocol\b", UNKNOWN_PROTOCOL, "unknown-protocol"),
     _row(r"\(denied\)", DENIED, "denied"),

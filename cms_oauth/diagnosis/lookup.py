@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 
 from cms_oauth import moves
 from cms_oauth.claims import Claims, claims_of
-from cms_oauth.diagnosis import certificates, entra, gmail, local, mail
+from cms_oauth.diagnosis import certificates, challenge, entra, local, mail, servers
+from cms_oauth.diagnosis.times import clock_of, span, wait_of
 from cms_oauth.diagnosis.verdicts import (
     MOVERS,
+    UNKNOWN,
     Evidence,
     Verdict,
     all_lines,
@@ -23,6 +24,7 @@ from cms_oauth.diagnosis.verdicts import (
     evidence_data,
     fill_in,
     for_powershell,
+    identifiers_of,
     printable,
 )
 from cms_oauth.microsoft import (
@@ -38,6 +40,7 @@ from cms_oauth.microsoft import (
     is_personal,
     resource_name,
 )
+from cms_oauth.providers import MICROSOFT, PROVIDERS, of_host
 
 __all__ = (
     "MOVERS",
@@ -95,11 +98,20 @@ def diagnose(protocol: str, reply: str, evidence: Evidence | None = None) -> tup
     `protocol` is "smtp", "imap" or "pop"; `reply` is the server's text, starting with the code.
     """
     evidence, reply = evidence or Evidence(), printable(reply).strip()
-    software = _software(reply, evidence)
+    provider = servers.whose(f"{reply}\n{evidence.greeting}", evidence.host)
+    software = f"a server of {provider.title}" if provider else _software(reply, evidence)
     row = _row_of(protocol, reply)
-    verdicts = gmail.causes(reply, evidence, software) or _ranked(row, protocol, evidence, software)
-    values = _values(protocol, reply, evidence) | {"software": software}
-    return tuple(_unknown(reply) if each is mail.UNKNOWN else fill_in(each, values) for each in dict.fromkeys(verdicts))
+    known = servers.causes(provider, reply) if provider else ()
+    verdicts = known or tuple(_ranked(row, protocol, evidence, software))
+    if software and not known:
+        unsaid = servers.SILENT if provider else servers.UNSAID if servers.is_of_others(evidence) else mail.OTHER_SERVER
+        verdicts = tuple(servers.elsewhere(each, unsaid) for each in verdicts)
+    owner = provider.name if provider else MICROSOFT if _is_exchange(evidence) else ""
+    if servers.strangers(servers.provider_of_account(evidence), owner) and not evidence.accepted:
+        # What such a server says of the token explains nothing.
+        verdicts = (servers.OTHER_PROVIDER, *(verdicts if row and not row.unsaid and not known else ()))
+    values = _values(protocol, reply, evidence) | {"software": software, "server_of": servers.title(owner)}
+    return tuple(_unknown(reply) if each.name == UNKNOWN else fill_in(each, values) for each in dict.fromkeys(verdicts))
 
 
 def is_greeting(protocol: str, line: str) -> bool:
@@ -141,8 +153,8 @@ def _ranked(row: mail.MailRow | None, protocol: str, evidence: Evidence, softwar
     certain = [each for each in shown if each.name in _CERTAIN]
     if software and (row.unsaid or row.causes[0].mover == "administrator"):
         # Exchange's administrators cannot fix another server.
-        expired = [each for each in shown if each.name == mail.EXPIRED.name]
-        return [*place, *expired, mail.OTHER_SERVER, *(each for each in shown if each.name in _ANYWHERE)]
+        said = [each for each in shown if each in (mail.EXPIRED, mail.WANTED_SCOPE, mail.ISSUER)]
+        return [*place, *said, mail.OTHER_SERVER, *(each for each in shown if each.name in _ANYWHERE)]
     if row.guess:
         return [*place, *certain, mail.UNKNOWN, *(shown if row.unsaid else []), *fitting]
     clock = [each for each in shown if each is mail.CLOCK and certificates.OF_TIME & {*fitting}]
@@ -162,7 +174,9 @@ def is_stale(verdicts: Sequence[Verdict]) -> bool:
 
 
 # Verdicts that leave open whether the token is good.
-_NO_CAUSES = {each.name for each in (mail.OTHER_SERVER, mail.UNKNOWN, mail.SERVICE_PRINCIPAL)}
+_NO_CAUSES = {
+    each.name for each in (mail.OTHER_SERVER, servers.SILENT, servers.UNSAID, mail.UNKNOWN, mail.SERVICE_PRINCIPAL)
+}
 
 
 def may_be_stale(protocol: str, reply: str, evidence: Evidence) -> bool:
@@ -217,7 +231,7 @@ def _cloud(_: str, evidence: Evidence) -> Verdict | None:
 
 def _scope(protocol: str, evidence: Evidence) -> Verdict | None:
     claims = evidence.claims
-    if claims is None or claims.application or not claims.scopes:
+    if claims is None or claims.application or not claims.scopes or servers.is_of_others(evidence):
         return None
     return None if PERMISSIONS[protocol.upper()].lower() in map(_permission, claims.scopes) else mail.SCOPE
 
@@ -235,10 +249,10 @@ def _application(_: str, evidence: Evidence) -> Verdict | None:
 
 
 def _user(protocol: str, evidence: Evidence) -> Verdict | None:
-    """Find a token of another user: one who opens a shared mailbox, or whom SMTP does not accept for this login."""
+    """Find a token of another user: one who opens Exchange's shared mailbox, or whom the server does not accept for this login."""
     if not _is_other_user(evidence):
         return None
-    return mail.OTHER_USER if protocol == "smtp" else mail.FULL_ACCESS
+    return mail.OTHER_USER if protocol == "smtp" or not _is_exchange(evidence) else mail.FULL_ACCESS
 
 
 def _personal_host(protocol: str, evidence: Evidence) -> Verdict | None:
@@ -255,6 +269,8 @@ def _clock(_: str, evidence: Evidence) -> Verdict | None:
 # In order of weight: what makes any server refuse, then what Exchange requires, then what is only likely.
 _FINDINGS: tuple[Finding, ...] = (
     _expired,
+    challenge.scope,
+    challenge.issuer,
     _revoked,
     _shared_syntax,
     _audience,
@@ -317,15 +333,18 @@ def _is_exchange(evidence: Evidence) -> bool:
 
 
 def _software(reply: str, evidence: Evidence) -> str:
-    """Return what server this is if it is not Exchange; "" for Exchange, or if nothing was seen of it."""
+    """Return what server this is if it is not Exchange; "" for Exchange, or if nothing is known of it."""
     said = f"{reply}\n{evidence.greeting}"
     if _EXCHANGE.search(said):
         return ""
     name = next((name for name, pattern in mail.SOFTWARE if any(map(pattern.search, said.split("\n")))), "")
     if name:
         return f"a server with {name}"
-    other = evidence.greeting and not clouds_of_server(evidence.host)
-    return f"another server ({printable(evidence.greeting, _MAX_TEXT)})" if other else ""
+    if clouds_of_server(evidence.host):
+        return ""
+    if evidence.greeting:
+        return f"another server ({printable(evidence.greeting, _MAX_TEXT)})"
+    return "another server" if servers.is_of_others(evidence) else ""
 
 
 def _permission(scope: str) -> str:
@@ -335,6 +354,7 @@ def _permission(scope: str) -> str:
 def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Value]:
     """Return the values for the fields of the verdicts' templates."""
     claims, user = evidence.claims or Claims(), evidence.user
+    port, starttls = (evidence.port, evidence.starttls) if evidence.port else (mail.PORTS[protocol], protocol == "smtp")
     login = moves.REFRESH if claims.application else moves.cms("login", user)
     return {
         "mailbox": for_powershell(user or "USER@DOMAIN"),
@@ -357,11 +377,17 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Va
         "host": str(moves.Command((evidence.host,))) if evidence.host else "HOST",
         "owner": certificates.owner(evidence.host),
         "login_host": _login_host(protocol, evidence),
-        "reachable": mail.reachable(protocol, evidence.host),
+        "login_place": _login_place(protocol, evidence),
+        "reachable": mail.reachable(port, evidence.host),
+        "show": certificates.shown_by(protocol, evidence.host or "HOST", port, starttls=starttls),
+        "token_of": servers.title(servers.provider_of_account(evidence)),
         "reply": printable(reply, _MAX_TEXT) or "nothing",
         "kind": _service(protocol, evidence.greeting),
         "answer": printable(evidence.greeting, _MAX_TEXT),
-        "offered": ", ".join(evidence.offered) or "none",
+        "wanted_scope": challenge.asked(evidence).get("scope", "") or "it does not say which",
+        "wanted_issuer": challenge.wanted_issuer(evidence),
+        "issuer": claims.issuer,
+        "offers": _offers(evidence),
         "challenge": printable(evidence.challenge, _MAX_TEXT) or "it does not say which",
         "wait": span(seconds) if (seconds := wait_of(reply)) is not None else "some minutes",
         "ago": span((evidence.now or 0) - (evidence.skew or 0) - (claims.expires or 0)),
@@ -369,9 +395,28 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Va
     }
 
 
+def _offers(evidence: Evidence) -> str:
+    """Return what the server offers, in words. A reply alone does not tell."""
+    seen = evidence.offered or evidence.host or evidence.greeting
+    return f"it offers: {', '.join(evidence.offered) or 'none'}" if seen else "what it offers is not known"
+
+
 # Who signs in again, which is nobody for an application.
 _AGAIN = "sign in again: {login}"
 _APPLICATION_AGAIN = "ask an administrator whether the application is still enabled in Entra and known to Exchange"
+
+
+def _login_place(protocol: str, evidence: Evidence) -> str:
+    """Return the login server of the account's provider for this protocol, else of the host's, else Exchange Online's."""
+    row = PROVIDERS.get(servers.provider_of_account(evidence)) or of_host(evidence.host)
+    if row is None or row.name == MICROSOFT:
+        return f"Exchange Online: {_login_host(protocol, evidence)}"
+    host = getattr(row, f"{protocol}_host")
+    return (
+        f"{row.title}: {host}, port {mail.PORTS[protocol]}"
+        if host
+        else f"{row.title}: its administrator knows the host"
+    )
 
 
 def _login_host(protocol: str, evidence: Evidence) -> str:
@@ -382,44 +427,6 @@ def _login_host(protocol: str, evidence: Evidence) -> str:
     cloud = CLOUDS[name]
     hosts = {"smtp": cloud.smtp_host, "imap": cloud.imap_host, "pop": cloud.pop_host}
     return f"{hosts[protocol]}, port {mail.PORTS[protocol]}"
-
-
-# Exchange's SMTP greeting contains its time, in the format of RFC 5322.
-_READY_AT = re.compile(
-    r"microsoft .{0,80} ready at (\w{3}, \d{1,2} \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4})", re.IGNORECASE
-)
-
-
-def clock_of(greeting: str) -> float | None:
-    """Return the Unix time in Exchange's greeting, None if there is none."""
-    found = _READY_AT.search(greeting)
-    try:
-        return parsedate_to_datetime(found[1]).timestamp() if found else None
-    except (ValueError, OverflowError):
-        return None
-
-
-# How replies name a waiting time, and its unit in seconds.
-_WAITS = (
-    (re.compile(r"backoff time: *(\d{1,9}) milliseconds", re.IGNORECASE), 0.001),
-    (re.compile(r"retry-after:? *(\d{1,9})\b", re.IGNORECASE), 1.0),
-    (re.compile(r"(?:in|after|for) (\d{1,9}) ?(?:s\b|sec)", re.IGNORECASE), 1.0),
-    (re.compile(r"(?:in|after|for) (\d{1,9}) ?min", re.IGNORECASE), 60.0),
-)
-
-
-def wait_of(reply: str) -> float | None:
-    """Return how many seconds a reply asks to wait, None if it names no time."""
-    return next((int(found[1]) * unit for pattern, unit in _WAITS if (found := pattern.search(reply))), None)
-
-
-# The least number of seconds for which a unit is used, and the unit in seconds: 119 s, 2 minutes, 2 hours, 2 days.
-_UNITS = ((172_800, 86_400, "days"), (7_200, 3_600, "hours"), (120, 60, "minutes"))
-
-
-def span(seconds: float) -> str:
-    """Return a duration in words, such as "5 minutes"."""
-    return next((f"{seconds / one:.0f} {unit}" for least, one, unit in _UNITS if seconds >= least), f"{seconds:.0f} s")
 
 
 # The configuration arguments for an application's credential.
@@ -475,17 +482,6 @@ def of_client(code: str, message: str, user: str = "") -> tuple[Verdict, ...]:
     row = next((row for row in local.ROWS if row.pattern.search(said)), None)
     row = row or next((row for row in local.ROWS if row.code == code), None)
     return (fill_in(row.verdict, {"login": moves.cms("login", user)}),) if row else (_unknown(said),)
-
-
-# The identifiers that Microsoft's support asks for: Exchange's server, time and id; Entra's trace and correlation ids.
-_IDENTIFIERS = re.compile(
-    r"\[\S+\.(?:outlook|office365|protection|exchangelabs)\.\S+[^\]]*\]|(?:trace|correlation) id: ?\S+", re.IGNORECASE
-)
-
-
-def identifiers_of(reply: str) -> tuple[str, ...]:
-    """Return the identifiers in a reply that Microsoft's support asks for."""
-    return tuple(_IDENTIFIERS.findall(printable(reply)))
 
 
 _FOR_SUPPORT = "give support these identifiers: {identifiers}"

@@ -12,6 +12,7 @@ from cms_oauth.diagnosis import certificates
 from cms_oauth.diagnosis.verdicts import Verdict
 from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import clouds_of_server
+from cms_oauth.providers import of_host
 
 _LEARN = "https://learn.microsoft.com/en-us"
 _ONLINE = f"{_LEARN}/exchange/clients-and-mobile-in-exchange-online"
@@ -28,6 +29,7 @@ _PERMISSIONS = f"{_LEARN}/exchange/recipients-in-exchange-online/manage-permissi
 _RESTRICTED = f"{_LEARN}/defender-office-365/outbound-spam-restore-restricted-users"
 _PERSONAL = "https://support.microsoft.com/en-us/office/pop-imap-and-smtp-settings-8361e398-8af4-4e97-b147-6c6c4ac95353"
 _HEALTH = "https://status.cloud.microsoft"
+_RFC_7628 = "https://www.rfc-editor.org/rfc/rfc7628#section-3.2.2"
 
 _AN_HOUR = "within minutes, at most an hour"
 _AT_ONCE = "immediately"
@@ -175,7 +177,7 @@ ADMINISTRATOR = Verdict(
 )
 BASIC_AUTH = Verdict(
     "password-used",
-    "The mail program sent a password instead of using OAuth2; Exchange Online no longer accepts passwords.",
+    "The mail program sent a password instead of using OAuth2; the server no longer accepts passwords.",
     "you",
     (
         "configure the mail program to use XOAUTH2 with a token from cms: see docs/clients/",
@@ -216,7 +218,7 @@ SEND_AS = Verdict(
 )
 FULL_ACCESS = Verdict(
     "no-full-access",
-    "The user who signed in may not open the mailbox {user}: a shared mailbox requires full access.",
+    "The user who signed in may not open the mailbox {mailbox}: a shared mailbox requires full access.",
     "administrator",
     (
         "`Add-MailboxPermission -Identity {mailbox} -User {trustee} -AccessRights FullAccess -AutoMapping $false`",
@@ -333,6 +335,30 @@ REVOKED = Verdict(
     f"{_LEARN}/entra/identity-platform/access-tokens",
     ("invalid_token", "401 Bearer", "token revoked"),
 )
+WANTED_SCOPE = Verdict(
+    "server-scope",
+    "The server wants a token with another scope: {wanted_scope}.",
+    "you",
+    (
+        "add it to scopes= of the account, and to the application's registration, then {reload, login}",
+        "if it is your own server: configure which scope it wants (Dovecot: `oauth2_scope`)",
+    ),
+    _AT_ONCE,
+    _RFC_7628,
+    ("insufficient_scope",),
+)
+ISSUER = Verdict(
+    "token-issuer",
+    "The token is of {issuer}, and the server accepts tokens of {wanted_issuer}.",
+    "you",
+    (
+        "set issuer= of the account to the server's, then {reload, login}",
+        "or ask whoever runs the server to accept tokens of {issuer}",
+    ),
+    _AT_ONCE,
+    _RFC_7628,
+    ("openid-configuration",),
+)
 CLOCK = Verdict(
     "clock-wrong",
     "This machine's clock is {skew}, so expired tokens look valid, or valid ones expired.",
@@ -344,7 +370,7 @@ CLOCK = Verdict(
 )
 AUDIENCE = Verdict(
     "token-audience",
-    "The token is for {audience}, but mail servers accept only tokens for Exchange: scopes= names another resource.",
+    "The token is for {audience}, which no mail server accepts: scopes= names another resource.",
     "you",
     (
         "request {wanted} with https://outlook.office.com/ in front of it: without it, the name means Microsoft Graph's",
@@ -428,8 +454,9 @@ OTHER_SERVER = Verdict(
     "This is {software}, not Exchange: Microsoft's settings do not apply to it.",
     "you",
     (
-        "check the host: Exchange Online is smtp.office365.com, port 587, and outlook.office365.com, ports 993 and 995",
-        "if {host} is your own server: read its log, and configure how it checks tokens (issuer, audience, user)",
+        "if {host} is the right server: read its log, and configure how it checks tokens (issuer, audience, scope, user)",
+        "Dovecot calls every token that it refuses invalid, also if its `username_attribute` names a claim that is not the login name",
+        "for a mailbox at Exchange Online the host is smtp.office365.com, port 587, or outlook.office365.com, ports 993 and 995",
     ),
     _AT_ONCE,
     "https://doc.dovecot.org/main/core/config/auth/databases/oauth2.html",
@@ -441,7 +468,7 @@ OTHER_SERVICE = Verdict(
     "you",
     (
         "check host and port: SMTP uses port 587 with STARTTLS (or 465 with TLS), IMAP 993, POP 995",
-        "Exchange Online: {login_host}",
+        "{login_place}",
         "if both are right: a proxy, a firewall or a captive portal of this network answers; open a page in a browser, or ask whoever runs the network",
     ),
     _AT_ONCE,
@@ -459,15 +486,26 @@ EXCHANGER = Verdict(
 )
 NO_OAUTH = Verdict(
     "no-oauth",
-    "The server does not offer OAuth2 login on this port; it offers: {offered}.",
+    "The server does not offer OAuth2 login on this port; {offers}.",
     "you",
     (
         "check host and port: SMTP uses port 587 with STARTTLS, IMAP 993, POP 995; port 25 is for delivery and often accepts no logins",
-        "Exchange Online: {login_host}",
+        "{login_place}",
     ),
     _AT_ONCE,
     _PERSONAL,
     ("504 5.7.4 Unrecognized authentication type", "503 5.5.1 authentication not enabled", "AUTH not advertised"),
+)
+NO_PLUGIN = Verdict(
+    "no-plugin",
+    "The mail program logs in by the library Cyrus SASL, which has no plug-in for XOAUTH2 here.",
+    "you",
+    (
+        "install it; for mbsync, in Debian: `apt install libsasl2-modules-kdexoauth2`",
+        "for Postfix take the one of cms, in contrib/sasl, and no other beside it: docs/clients/postfix.md",
+    ),
+    _AT_ONCE,
+    words=("No worthy mechs found", "no mechanism available"),
 )
 NO_TLS = Verdict(
     "no-tls",
@@ -507,7 +545,7 @@ NOT_LOGGED_IN = Verdict(
 )
 OLD_TLS = Verdict(
     "old-tls",
-    "The connection used TLS 1.0 or 1.1, which Exchange Online no longer accepts.",
+    "The connection used TLS 1.0 or 1.1, which the server no longer accepts.",
     "you",
     ("update the program or its TLS library; a proxy that intercepts TLS may also be the cause",),
     _AT_ONCE,
@@ -545,11 +583,12 @@ TOO_MANY_CONNECTIONS = Verdict(
 )
 SENDING_LIMIT = Verdict(
     "sending-limit",
-    "The mailbox has reached its sending limit: 30 messages a minute, or 10,000 recipients a day.",
+    "The mailbox has reached its sending limit.",
     "wait",
     (
         "send more slowly; the daily limit is lifted within 24 hours",
-        "for bulk mail, use another service, such as Azure Communication Services",
+        "Exchange Online allows 30 messages a minute, and 10,000 recipients a day",
+        "for bulk mail, use another service than a mailbox",
     ),
     "a minute, or up to a day",
     _SENDING_LIMITS,
@@ -604,7 +643,7 @@ HUNG_UP = Verdict(
 )
 FOLDER = Verdict(
     "folder-name",
-    "Exchange reserves this folder name, or has a folder with this name in other capitals; the login itself works.",
+    "The server reserves this folder name, or has a folder with this name in other capitals; the login itself works.",
     "you",
     ("give the folder another name",),
     _AT_ONCE,
@@ -615,7 +654,7 @@ MAILBOX_FULL = Verdict(
     "mailbox-full",
     "The mailbox is full; sent messages count too, since Sent Items keeps them.",
     "you",
-    ("delete mail and empty Deleted Items, or ask an administrator for a bigger quota",),
+    ("delete mail and empty the folder of deleted mail, or ask an administrator for a bigger quota",),
     "within minutes",
     f"{_LIMITS}#mailbox-storage-limits",
     ("554 5.2.2 mailbox full", "Quota exceeded", "OVERQUOTA"),
@@ -639,7 +678,7 @@ BACKEND = Verdict(
     "server-trouble",
     "The server has a fault or is busy; nothing is wrong with the login.",
     "wait",
-    ("try again in some minutes; if it lasts an hour, see https://status.cloud.microsoft",),
+    ("try again in some minutes", "if it lasts an hour, see https://status.cloud.microsoft"),
     "minutes, rarely hours",
     _HEALTH,
     (
@@ -672,7 +711,7 @@ OUTAGE = Verdict(
 )
 POP_POLLING = Verdict(
     "pop-polling",
-    "Exchange refuses POP logins that come too often.",
+    "The server refuses POP logins that come too often.",
     "you",
     ("let only one mail program check, every few minutes and at most once a minute",),
     "within minutes",
@@ -715,7 +754,7 @@ NO_GREETING = Verdict(
     "you",
     (
         "check host and port: 587, 143 and 110 start unencrypted; 465, 993 and 995 start with TLS",
-        "Exchange Online: {login_host}",
+        "{login_place}",
         "if both are right: ask whoever runs the network whether a firewall blocks the port; if nothing does, try again later",
     ),
     _AT_ONCE,
@@ -799,6 +838,10 @@ _IMAP_CAUSES = (IMAP_OFF, PERSONAL_OFF, *_LAST, ADMINISTRATOR)
 _POP_CAUSES = (POP_OFF, PERSONAL_OFF, *_LAST)
 
 ROWS = (
+    # Words of the resolver's: a server's "temporary" is something else.
+    _row(_ANY, r"temporary failure in name resolution", NO_NAME, source="getaddrinfo(3)"),
+    # Words of a library of the mail program's, which sends nothing then.
+    _row(_ANY, r"no worthy mechs found|no mechanism available", NO_PLUGIN, source="Cyrus SASL, sasl_errstring"),
     # A time named in the reply comes before anything else it says.
     _row(
         _ANY,
@@ -810,7 +853,13 @@ ROWS = (
     _row("smtp", r"disabled for the tenant", SMTP_AUTH_ORGANISATION, PERSONAL_OFF, PERSONAL_ALIAS),
     _row("smtp", r"disabled for the mailbox", SMTP_AUTH_MAILBOX, PERSONAL_OFF, PERSONAL_ALIAS),
     _row("smtp", r"security defaults", SECURITY_DEFAULTS),
-    _row("smtp", r"smtp_auth_disabled", SMTP_AUTH_SOMEWHERE, PERSONAL_OFF, PERSONAL_ALIAS),
+    _row(
+        "smtp",
+        r"smtp_auth_disabled|smtpclientauthentication is disabled",
+        SMTP_AUTH_SOMEWHERE,
+        PERSONAL_OFF,
+        PERSONAL_ALIAS,
+    ),
     _row(
         "smtp",
         r"did not meet the criteria",
@@ -993,7 +1042,7 @@ ROWS = (
     ),
 )
 
-# Servers other than Exchange, recognised by their greeting and by wording that no other server uses.
+# Servers other than Exchange and those of `servers`, recognised by their greeting and by wording that no other server uses.
 SOFTWARE = (
     (
         "Dovecot",
@@ -1007,7 +1056,6 @@ SOFTWARE = (
         "exim",
         re.compile(r"\bESMTP Exim\b|Incorrect authentication data|Unable to authenticate at present", re.IGNORECASE),
     ),
-    ("Google", re.compile(r"\bgsmtp\b|\bGimap ready\b|Username and Password not accepted", re.IGNORECASE)),
     ("Cyrus", re.compile(r"\bCyrus (IMAP|POP3)\b", re.IGNORECASE)),
     ("Courier", re.compile(r"\bCourier-IMAP\b", re.IGNORECASE)),
 )
@@ -1065,13 +1113,13 @@ REACHABLE = (
 )
 
 
-def reachable(protocol: str, host: str) -> str:
-    """Return what a connection needs: at Microsoft's hosts a network that lets one out, elsewhere a server that runs."""
+def reachable(port: int, host: str) -> str:
+    """Return what a connection needs: at a provider's hosts a network that lets one out, elsewhere a server that runs."""
     if not host:
         return REACHABLE
-    if clouds_of_server(host):
-        blocks = "; many networks allow that and block 25 and 465" if protocol == "smtp" else ""
-        return f"outgoing port {PORTS[protocol]} must be open{blocks}"
+    if clouds_of_server(host) or of_host(host):
+        blocks = "many networks allow that and block 25 and 465: " if port == PORTS["smtp"] else ""
+        return f"outgoing port {port} must be open; {blocks}ask the administrator of your network, or try from another network"
     if host in ("localhost", "::1") or host.startswith("127."):
         return "start the server; `ss --listening --tcp --numeric` shows the ports that programs listen at"
     return "ask whoever runs the server whether it runs, and whether a firewall lets this machine connect to that port"

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from cms_oauth.diagnosis import entra
 from cms_oauth.diagnosis.entra import SIGN_IN, RefusalRow
-from cms_oauth.providers import GOOGLE
+from cms_oauth.providers import GOOGLE, PROVIDERS
 
 _EXPIRATION = "https://developers.google.com/identity/protocols/oauth2#expiration"
 _SESSIONS = "https://support.google.com/a/answer/9368756"
@@ -26,6 +26,38 @@ _SESSION_CONTROL = RefusalRow(
     words=("invalid_rapt", "rapt_required", "reauth related error"),
 )
 
+# Words that only Google has, and that say what the administrator or the application's owner has to change. An account may
+# describe Google as a server of one's own.
+_GOOGLES = {
+    "admin_policy_enforced": RefusalRow(
+        "client-blocked",
+        "the organisation does not allow this client id to use Gmail",
+        "the administrator trusts the client id in Google's admin console (Security, API controls), then {again}",
+        "administrator",
+        takes="within minutes, at most a day",
+        link=_CONTROLS,
+        words=("admin_policy_enforced", "Access blocked: your institution's admin needs to review"),
+    ),
+    "policy_enforced": RefusalRow(
+        "application-not-examined",
+        "the account is in Google's Advanced Protection Program, which allows only applications that Google has examined",
+        "use such an application's client id, then {reload, login}; or leave the programme, then {login}",
+        words=("policy_enforced", "Advanced Protection"),
+    ),
+    "org_internal": RefusalRow(
+        "application-of-others",
+        "the client id is of type Internal, for the members of another organisation",
+        "use another client id, then {reload, login}",
+        words=("org_internal",),
+    ),
+    "deleted_client": RefusalRow(
+        "application-deleted",
+        "the client id was deleted in Google's console",
+        "restore it there within 30 days, then {again}; or use another client id, then {reload, login}",
+        words=("deleted_client",),
+    ),
+}
+
 # By provider, error word and subtype, "" for any.
 ROWS: dict[tuple[str, str, str], RefusalRow] = {
     (GOOGLE, "invalid_grant", ""): RefusalRow(
@@ -40,15 +72,6 @@ ROWS: dict[tuple[str, str, str], RefusalRow] = {
     ),
     (GOOGLE, "invalid_grant", "invalid_rapt"): _SESSION_CONTROL,
     (GOOGLE, "invalid_grant", "rapt_required"): _SESSION_CONTROL,
-    (GOOGLE, "admin_policy_enforced", ""): RefusalRow(
-        "client-blocked",
-        "the organisation does not allow this client id to use Gmail",
-        "the administrator trusts the client id in Google's admin console (Security, API controls), then {again}",
-        "administrator",
-        takes="within minutes, at most a day",
-        link=_CONTROLS,
-        words=("admin_policy_enforced", "Access blocked: your institution's admin needs to review"),
-    ),
     (GOOGLE, "access_denied", ""): RefusalRow(
         "declined-or-testing",
         "the sign-in was declined, or the Google project is in testing and this user is not one of its test users",
@@ -66,7 +89,8 @@ ROWS: dict[tuple[str, str, str], RefusalRow] = {
     ("", "invalid_request", ""): RefusalRow(
         "request-refused",
         "the provider does not accept the request as cms makes it for this application",
-        "check redirect_uri= and client_auth= of the account, and the application's registration, then {reload, login}",
+        "check redirect_uri=, client_secret= and client_auth= of the account, and the application's registration, then"
+        " {reload, login}",
         words=("invalid_request", "client_secret is missing"),
     ),
     ("", "redirect_uri_mismatch", ""): RefusalRow(
@@ -75,13 +99,35 @@ ROWS: dict[tuple[str, str, str], RefusalRow] = {
         "register exactly {redirect}, then {login}; at Google, use a client id of type Desktop app",
         words=("redirect_uri_mismatch",),
     ),
+    **{(name, word, ""): row for name in (GOOGLE, "") for word, row in _GOOGLES.items()},
     ("", "consent_required", ""): entra.ERRORS["interaction_required"],
     # Without the links, which lead to Microsoft's pages.
-    **{
-        ("", word, ""): replace(entra.ERRORS[word], link="")
-        for word in ("invalid_grant", "invalid_client", "unauthorized_client")
-    },
+    **{("", word, ""): replace(entra.ERRORS[word], link="") for word in ("invalid_grant", "invalid_client")},
+    ("", "unauthorized_client", ""): RefusalRow(
+        "client-refused",
+        "the provider refused the application, or does not allow it to do this",
+        "check client_id and {credential} of the account, and the application's registration, then {reload, refresh}",
+        more=("Keycloak says this of a wrong client_secret too",),
+        words=("unauthorized_client", "Invalid client or Invalid client credentials"),
+    ),
 }
+
+# The provider does not know an application any more that cms has registered there. A sign-in registers another one.
+REGISTRATION_GONE = RefusalRow(
+    "registration-gone",
+    "the provider does not know the application any more that cms has registered with it",
+    SIGN_IN,
+    more=("with client_id= of the account set, that application is refused: check its registration",),
+    words=("invalid_client",),
+)
+
+# An application that signs in by itself is refused, and no row says why.
+APPLICATION_REFUSED = RefusalRow(
+    "service-account-refused",
+    "the provider refused the application",
+    "check its registration, then {again}; or {credential} of the account, then {reload}",
+    words=("invalid_grant", "invalid_client"),
+)
 
 # By provider and error word: rows for an application that signs in by itself. No hint tells a person to sign in.
 APPLICATION_ROWS = {
@@ -96,19 +142,26 @@ APPLICATION_ROWS = {
         link=_DELEGATION,
         words=("unauthorized_client", "Client is unauthorized to retrieve access tokens using this method"),
     ),
+    (GOOGLE, "invalid_grant"): RefusalRow(
+        "no-such-mailbox",
+        "Google knows no such mailbox, or does not take the service account's key",
+        "check the address; that the key is still there in Google's console; and this machine's clock; then {again}",
+        more=("for an address that is not the mailbox's own, use an account of that mailbox",),
+        words=("Invalid email or User ID", "Invalid JWT Signature", "Invalid JWT: Token must be a short-lived token"),
+    ),
+    (GOOGLE, "invalid_client"): APPLICATION_REFUSED,
 }
 
-# An application that signs in by itself is refused, and no row says why.
-APPLICATION_REFUSED = RefusalRow(
-    "service-account-refused",
-    "the provider refused the application",
-    "check its registration, then {again}; or {credential} of the account, then {reload}",
-    words=("invalid_grant", "invalid_client"),
-)
 
+def row_of(
+    provider: str, error: str = "", suberror: str = "", status: int | None = None, *, registered: bool | None = None
+) -> RefusalRow:
+    """Return the row for a refusal by this provider; by the HTTP status if no row knows the word.
 
-def row_of(provider: str, error: str = "", suberror: str = "", status: int | None = None) -> RefusalRow:
-    """Return the row for a refusal by this provider; by the HTTP status if no row knows the word."""
+    `registered` is True if cms has registered the application, None if it has wherever the provider lets it.
+    """
+    if error == "invalid_client" and (PROVIDERS[provider].registers if registered is None else registered):
+        return REGISTRATION_GONE
     for key in ((provider, error, suberror), (provider, error, ""), ("", error, "")):
         if key in ROWS:
             return ROWS[key]

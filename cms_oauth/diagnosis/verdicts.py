@@ -25,6 +25,7 @@ __all__ = (
     "evidence_data",
     "fill_in",
     "for_powershell",
+    "identifiers_of",
     "printable",
 )
 
@@ -67,9 +68,11 @@ class Evidence:
     """What is known besides the reply. Every field may be missing.
 
     - `user`: the SASL user. `host`: the server's name. `claims`: what the token says.
+    - `port`: the server's, 0 for the usual one. `starttls`: True if the connection begins in clear there.
     - `offered`: the mechanisms that the server advertised. `greeting`: its first line. `challenge`: what it sent during
       the login.
     - `accepted`: True if the server had accepted the login before it refused.
+    - `provider`: the name of the account's provider, a key of `PROVIDERS`.
     - `skew`: by how many seconds this machine's clock is ahead of a server's, from a Date header or a greeting.
     - `now`: this machine's Unix time.
     - `personal`: True for a personal account, False for others, None if unknown.
@@ -85,6 +88,9 @@ class Evidence:
     challenge: str = ""
     personal: bool | None = None
     accepted: bool = False
+    provider: str = ""
+    port: int = 0
+    starttls: bool = False
 
 
 def fill_in(verdict: Verdict, values: Mapping[str, Value]) -> Verdict:
@@ -130,3 +136,14 @@ def evidence_data(evidence: Evidence) -> dict[str, object]:
     """Return the evidence as JSON data: the token's claims, never the token."""
     # JSON has no names for the fields of a tuple.
     return asdict(evidence) | {"claims": evidence.claims and evidence.claims._asdict()}
+
+
+# The identifiers that Microsoft's support asks for: Exchange's server, time and id; Entra's trace and correlation ids.
+_IDENTIFIERS = re.compile(
+    r"\[\S+\.(?:outlook|office365|protection|exchangelabs)\.\S+[^\]]*\]|(?:trace|correlation) id: ?\S+", re.IGNORECASE
+)
+
+
+def identifiers_of(reply: str) -> tuple[str, ...]:
+    """Return the identifiers in a reply that Microsoft's support asks for."""
+    return tuple(_IDENTIFIERS.findall(printable(reply)))

@@ -77,18 +77,19 @@ def run(
     mailbox: str = "INBOX",
     personal: bool | None = None,
     skew: float | None = None,
+    provider: str = "",
 ) -> Report:
     """Log in and do something there; return what came of it. In the main thread only, whose alarm clock it uses.
 
     `test` is "smtp", "imap" or "pop"; `seconds` bounds everything; `mailbox` is what an IMAP test opens.
-    `personal` says whether the account is a personal one and `skew` how many seconds this machine's clock is ahead,
-    where the caller knows; else the time in Exchange's greeting tells the latter.
+    Where the caller knows it, `personal` says whether the account is a personal one, `provider` whose it is, and `skew` how
+    many seconds this machine's clock is ahead; else the time in Exchange's greeting tells the latter.
     """
     place = place_of(test, host)
     if place is None:
         return Report(Failed("bad-request", f"{host!r} is no HOST or HOST:PORT", "run: cms-oauth --help"))
     dialogue = Dialogue(user, token, mailbox)
-    given = Evidence(claims=claims_of(token), personal=personal, skew=skew)
+    given = Evidence(claims=claims_of(token), personal=personal, skew=skew, provider=provider)
     try:
         with _deadline(seconds):
             _TESTS[test](place, dialogue, tls.client_context())
@@ -117,6 +118,8 @@ def _evidence(given: Evidence, place: Place, dialogue: Dialogue) -> Evidence:
         given,
         user=dialogue.user,
         host=place.host,
+        port=place.port,
+        starttls=not place.tls_at_once,
         offered=dialogue.offered,
         skew=dialogue.greeted if given.skew is None else given.skew,
         now=time.time(),

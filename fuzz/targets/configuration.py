@@ -31,8 +31,13 @@ def check(data: bytes) -> None:
     if _would_run(data):
         return
     _FILE.write_bytes(data)
+    check_load(_FILE, data)
+
+
+def check_load(file: Path, data: bytes) -> None:
+    """Fail unless a file is a Config, the same each time, or a ConfigError about a line that `data` has."""
     try:
-        config = load(str(_FILE), system=_SYSTEM)
+        config = load(str(file), system=_SYSTEM)
     except ConfigError as error:
         assert error.message
         assert str(error).isprintable()
@@ -40,7 +45,7 @@ def check(data: bytes) -> None:
     else:
         assert isinstance(config, Config)
         assert all(warning and "\n" not in warning for warning in config.warnings)
-        assert load(str(_FILE), system=_SYSTEM) == config
+        assert load(str(file), system=_SYSTEM) == config
 
 
 def _would_run(data: bytes) -> bool:

@@ -10,7 +10,7 @@ from cms.core.lifecycle import Granted
 from cms.grants import token_answer
 from cms.grants.exchange import is_code
 from cms.grants.network.deadline import Deadline
-from cms.grants.network.http import Discovery, is_fault
+from cms.grants.network.http import OK, Discovery, is_fault
 from cms.grants.network.session import HttpSession
 from cms.grants.oauth2 import flows, metadata
 from cms.grants.oauth2.exchange import Application, Exchange
@@ -30,6 +30,7 @@ _SERVER = Server(
     "https://sso.example/device",
     "https://sso.example/register",
     userinfo_endpoint="https://sso.example/userinfo",
+    revocation_endpoint="https://sso.example/revoke",
     identity=("openid", "email"),
 )
 _GRANT = replace(GRANT, authority="https://sso.example", provider=OWN, server=_SERVER, scope_sets=((MAIL,),))
@@ -44,6 +45,7 @@ def check(data: bytes) -> None:
         _check_redemption(_exchange(session), answers)
         _check_sign_in(_exchange(session))
         _check_begin(session)
+        _check_sign_out(_exchange(session), answers)
     assert all(line.startswith("warning: ") and line.isprintable() for line in log.getvalue().split("\n")[:-1])
 
 
@@ -59,8 +61,8 @@ def _check_discovery(session: HttpSession) -> None:
     document = read_object(found)
     assert metadata.foreign(_SERVER, document).isprintable()
     known = metadata.metadata(Server(_SERVER.issuer), document)
-    for url in (known.authorization, known.token, known.device, known.registration, known.userinfo):
-        assert not url or url.startswith("https://")
+    places = known.authorization, known.token, known.device, known.registration, known.userinfo, known.revocation
+    assert all(not url or url.startswith("https://") for url in places)
 
 
 def _check_redemption(exchange: Exchange, answers: Canned) -> None:
@@ -84,6 +86,7 @@ def _check_begin(session: HttpSession) -> None:
     flow = flows.begin(_exchange(session), "device")
     if isinstance(flow, flows.DeviceFlow):
         assert is_link(flow.url)
+        assert flow.complete_url == "" or is_link(flow.complete_url)
         assert is_code(flow.user_code)
         assert flow.interval > 0
         assert 0 < flow.expires_in <= token_answer.MAX_LIFE
@@ -93,3 +96,12 @@ def _check_begin(session: HttpSession) -> None:
     client_id = register(_exchange(session))
     if not isinstance(client_id, str):
         check_outcome(client_id)
+
+
+def _check_sign_out(exchange: Exchange, answers: Canned) -> None:
+    """Fail if a sign-in counts as ended that the server has not ended (RFC 7009)."""
+    end = exchange.revoke(_OLD)
+    if end is not None:
+        check_outcome(end)
+    elif answers.status != OK:
+        assert read_object(answers.text)["error"] == "invalid_token"

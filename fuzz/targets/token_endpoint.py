@@ -45,8 +45,8 @@ class Canned(BaseAdapter):
         head, _, self._body = data.partition(b"\n\n")
         self.text = self._body.decode(errors="replace")
         line, _, fields = head.partition(b"\n")
-        # Three digits are a status, and nothing else gets past the HTTP library.
-        self.status = int(line) if line.isdigit() and len(line) == len("200") else 200
+        # Three digits that are 100 or more are a status, and nothing else gets past the HTTP library.
+        self.status = int(line) if line.isdigit() and len(line) == len("200") and not line.startswith(b"0") else 200
         # Their values are text of Latin-1, as http.client has them.
         pairs = (each.partition(":") for each in fields.decode("latin-1").split("\n"))
         self._headers = {name: value.strip() for name, _, value in pairs if name}

@@ -14,6 +14,7 @@ from support.proofs import DAY, AppCertificate, write_private
 from support.waiting import PATIENCE
 
 from cms import main
+from cms.config.load import load
 from cms.system import logs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -54,7 +55,10 @@ Proxy("http://ann@proxy.test:3128", no_proxy=["localhost"])
     assert f"{path}: good" in out
     assert "proxy http://proxy.test:3128, as ann: used to reach the identity provider; not for: localhost" in out
     assert "account a@example.test: SMTP, IMAP; signs in by browser; application: cms (" in out
-    assert "account c@fastmail.com (Fastmail): SMTP, IMAP; signs in by browser; application: registered by cms" in out
+    assert (
+        "account c@fastmail.com (Fastmail): SMTP, IMAP; signs in by browser, and the provider does not say who" in out
+    )
+    assert "cms cannot check that; application: registered by cms" in out
     assert "application: 11111111-" in out
     assert (
         "mode 0666; for all users that its mode allows; serves a@example.test, b@example.test, c@fastmail.com with SMTP, IMAP"
@@ -98,6 +102,19 @@ def test_check_says_what_the_running_daemon_warns_of(
 
     assert (0, [{"command": "status"}]) == (code, asked)
     assert told == ("warning: a@example.test: the token is long" in capsys.readouterr().err)
+
+
+def test_check_says_once_what_the_daemon_warns_of_many(
+    home: Path, configured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With 200 mailboxes of one application the token's warning is one line, with the first of them."""
+    rows = [{"user": f"box{number:03}@example.test", "warning": "the token is long"} for number in range(200)]
+    with daemon(home, done(json={"daemon": {"config": str(configured)}, "accounts": rows})):
+        assert 0 == main.main(["check"])
+
+    (warned,) = [line for line in capsys.readouterr().err.splitlines() if "the token is long" in line]
+    assert warned.startswith("cms: warning: box000@example.test, box001@example.test, ")
+    assert warned.endswith("box007@example.test, 192 more: the token is long")
 
 
 @pytest.mark.parametrize(("key", "warned"), [("old", True), ("new", False)])
@@ -264,3 +281,36 @@ CredentialServer("{home}/my.sock", accounts=[app])
 
     assert (0, ["[]", "[]"]) == (ran.returncode, ran.stdout.splitlines()[-2:])
     assert "the application's certificate ends in 5 d" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("", "fleet: this host serves only: it has no key= of sign-ins, so others sign in and fetch the tokens\n"),
+        (', key=File("{home}/key")', "fleet: this host shares its sign-ins; their key: file {home}/key\n"),
+    ],
+)
+def test_check_says_what_a_host_does_in_its_fleet(
+    home: Path, capsys: pytest.CaptureFixture[str], key: str, said: str
+) -> None:
+    """Whether it serves only, and which secrets it cannot read. What it keeps from before is to be moved."""
+    path = home / "my.cfg"
+    more = key.format(home=home)
+    path.write_text(
+        f"""
+account = Office365_Account(user="a@example.test")
+CredentialServer("{home}/my.sock", accounts=[account])
+Fleet("dbname=cms", token_key=File("{home}/tokens"), password=File("{home}/password"){more})
+"""
+    )
+    state = home / "state" / "cms"
+    state.mkdir(parents=True, mode=0o700)
+    (state / f"{load(str(path)).grants[0].key}.vault").touch()
+
+    assert 0 == main.main(["check", "-c", str(path)])
+    out, err = capsys.readouterr()
+    assert said.format(home=home) in out
+    assert f"the database's password: {home}/password cannot be read" in err
+    assert f"the fleet's key: {home}/tokens does not exist: `cms fleet init` makes it on one host" in err
+    assert bool(key) == (f"the fleet's key: {home}/key does not exist" in err)
+    assert bool(key) == ("1 sign-in of this host from before Fleet(...): `cms fleet adopt` moves" in err)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +108,16 @@ def test_an_invalid_answer_is_said(ends: tuple[Remote, socket.socket], answer: b
 
     with pytest.raises(NoDaemon, match="makes no sense"):
         made.receive()
+
+
+def test_an_answer_that_is_nested_too_deeply_to_be_written_is_said() -> None:
+    """Some versions of Python read more than they can write with an indent, as `cms status --json` does."""
+    found: list[Any] = []
+    for _ in range(200_000):
+        found = [found]
+
+    with pytest.raises(NoDaemon, match="makes no sense"), client.understood():
+        json.dumps(found, indent=2)
 
 
 def test_an_endless_answer_is_cut(ends: tuple[Remote, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:

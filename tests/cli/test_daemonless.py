@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,15 @@ from typing import Any
 import pytest
 
 from cms.cli.client import Remote
-from cms.cli.daemonless import credential_ends, daemonless, explored
+from cms.cli.daemonless import credential_ends, daemonless, explored, fleet_work
+from cms.cli.failure import Failure
 from cms.config.model import Config
-from cms.core.accounts import Account, Grant, Source
+from cms.core.accounts import Account, Fleet, Grant, Source
+from cms.core.policy import Unmapped
+from cms.daemon.signin.signins import SignIns
+from cms.daemon.worker import WORKER_ARGV
+from cms.grants.messages import FleetWork
+from cms.system import users
 from cms.system.state_lock import NotOurs, claimed
 
 FAKE = str(Path(__file__).parent.parent / "support" / "fake_worker.py")
@@ -58,6 +65,32 @@ def test_a_sign_in_is_made_and_kept(tmp_path: Path) -> None:
 
     assert (True, True) == (end["ok"], end["persisted"])
     assert "eyJ" not in json.dumps(end)
+
+
+def test_the_page_is_nobodys_where_the_users_number_stands_for_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a user namespace other users' browsers may have this user's number: the daemon's page refuses them, and so this one."""
+    owners = list[int]()
+
+    class Noting(SignIns):
+        def __init__(self, *parts: Any, owner: int, **more: Any) -> None:
+            owners.append(owner)
+            super().__init__(*parts, owner=owner, **more)
+
+    monkeypatch.setattr("cms.cli.daemonless.SignIns", Noting)
+    assert signed_in_alone(tmp_path / "usual")
+    monkeypatch.setattr(users, "unmapped", lambda: Unmapped(os.geteuid(), None))
+    assert signed_in_alone(tmp_path / "namespace")
+
+    assert [os.geteuid(), -1] == owners
+
+
+def signed_in_alone(folder: Path) -> bool:
+    """Sign in without a daemon, in a new state folder; return whether that went well."""
+    folder.mkdir()
+    with alone(folder) as remote:
+        return bool(signed_in(remote)["ok"])
 
 
 def test_the_accounts_own_way_is_taken_when_none_is_named(tmp_path: Path) -> None:
@@ -203,6 +236,21 @@ def test_a_worker_that_cannot_start_has_found_nothing() -> None:
     found = explored("x", "", argv=["/bin/false"])
 
     assert ("", True) == (found.tenant, bool(found.no_keyring))
+
+
+def test_a_database_that_cannot_be_asked_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to do, by the real worker; and so is a worker that cannot start."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    fleet = Fleet(f"host={tmp_path} dbname=cms", (Source("credential", ("tokens",)),))
+    config = Config("cms.cfg", (account("a@example.test"),), (), None, None, (), fleet=fleet)
+    found = list[Failure]()
+    for argv in (WORKER_ARGV, ["/bin/false"]):
+        with pytest.raises(Failure) as caught:
+            fleet_work(config, lambda number: FleetWork(number, "status"), argv=argv)
+        found.append(caught.value)
+
+    assert "the fleet's database cannot be asked" in found[0].message
+    assert all(each.message and each.hint for each in found)
 
 
 def test_a_worker_that_cannot_start_says_why_no_certificate_was_checked() -> None:

@@ -58,6 +58,21 @@ def test_programs_get_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["-ERR Authentication failure: unknown user name or bad password."],
+        ["--json", "-ERR Authentication failure"],
+        ["-ERR", "Authentication", "failure", "--json"],
+        ["--", "-ERR Authentication failure"],
+    ],
+)
+def test_a_reply_of_pop_is_no_option(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """It begins with a hyphen, and whatever letters follow are those of the reply."""
+    assert 0 == main(["explain", *words])
+    assert "POP is switched off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("text", "page"),
     [
         ("AADSTS50105", "docs/troubleshooting/sign-in.md#"),

@@ -204,6 +204,25 @@ def test_the_end_of_the_input_ends_a_sign_in_by_pasting(pasted: bytes) -> None:
     assert "the input ended before the address was pasted" in said[-1]
 
 
+def test_no_code_is_offered_where_the_provider_has_none() -> None:
+    """Google signs no mail program in with a code, so the way out of a sign-in without a terminal is a terminal."""
+
+    def script(lines: Lines) -> None:
+        lines.hear()
+        lines.tell(**{**PROMPT, "provider": "google"})
+        assert "" == lines.heard.readline()
+
+    read, write = os.pipe()
+    os.close(write)
+    said: list[str] = []
+    with daemon(script) as remote, remote:
+        code = sign_in(remote, "ann@gmail.com", "paste", Typed(read), say=said.append)
+    os.close(read)
+
+    assert NOT_SIGNED_IN == code
+    assert said[-1].endswith("\nrun the command in a terminal")
+
+
 @pytest.mark.parametrize("starts", [True, False])
 def test_a_browser_is_opened_for_a_browser_sign_in_only(*, starts: bool) -> None:
     """A device code or a link to paste from is for wherever the person is. One that does not start is no end."""
@@ -269,6 +288,24 @@ def test_each_way_is_explained(changes: dict[str, str], words: str) -> None:
 
     for each in (words, "a@example.test", "it may vanish", PROMPT["url"], "10 minutes"):
         assert each in text
+
+
+def test_a_link_with_the_code_in_it(window: Window) -> None:
+    """It is drawn and shown; the code is there too, to be compared or typed (RFC 8628, 3.3.1)."""
+    complete = "https://x.test/device?user_code=ABCD-1234"
+    event = {**PROMPT, "method": "device", "user_code": "ABCD-1234", "complete_url": complete}
+    text = in_words(event, Screen(window))
+
+    assert login.qr_code(complete) in text
+    assert f"Open {PROMPT['url']} in a browser anywhere, and enter the code\n\n    ABCD-1234\n" in text
+    assert f"Or open this, which has the code in it:\n\n{complete}\n" in text
+
+
+@pytest.mark.parametrize("complete", ["javascript:x", 7, "https://x.test/\x1b[2J"])
+def test_a_link_with_the_code_in_it_is_a_link(complete: object) -> None:
+    """A daemon may be anything: as for the other link."""
+    with pytest.raises(Failure, match="without a web address"):
+        login.checked_prompt({**PROMPT, "method": "device", "complete_url": complete})
 
 
 @pytest.mark.parametrize("method", ["browser", "paste"])
@@ -433,6 +470,11 @@ def test_a_code_is_drawn_where_it_can_be_shown(
     monkeypatch.setenv("TERM", term)
     with Window(columns, rows, encoding=encoding) as window:
         assert expected is bool(Screen(window).code("https://microsoft.com/devicelogin"))
+
+
+def test_what_no_code_holds_is_not_drawn(window: Window) -> None:
+    """The link itself is below."""
+    assert "" == Screen(window).code(f"https://x.test/{'a' * 4000}")
 
 
 def test_only_a_terminal_is_a_screen(window: Window) -> None:

@@ -81,6 +81,7 @@ def test_who_needs_a_sign_in_is_asked_of_the_daemon() -> None:
     rows = [
         row("a@x.test"),
         row("a2@x.test", grant="a@x.test"),
+        row("desk@x.test", grant="boss@x.test", who="boss@x.test"),
         row("b@x.test", "signing-in"),
         row("c@x.test", "ok"),
         row("d@x.test", "refused"),
@@ -88,7 +89,9 @@ def test_who_needs_a_sign_in_is_asked_of_the_daemon() -> None:
     ]
     daemon = Daemon(rows)
 
-    assert ["a@x.test", "b@x.test"] == waiting(daemon.connect, "*@x.test")
+    assert [("a@x.test", "a@x.test"), ("desk@x.test", "boss@x.test"), ("b@x.test", "b@x.test")] == waiting(
+        daemon.connect, "*@x.test"
+    )
     assert [{"command": "status", "user": "*@x.test"}] == daemon.asked
     daemon.close()
 
@@ -174,17 +177,37 @@ def _in_turn(daemon: Daemon, pattern: str = "") -> Any:
 def test_two_hundred_codes_are_a_table(ends: ExitStack) -> None:
     """Address, code and link in a line each, then how it ended; never more connections than the daemon has places for."""
     late = [done(ok=False, message="the code expired", hint="start again")]
-    daemon, said = Daemon([row(each) for each in USERS], answers={USERS[5]: late}), list[str]()
+    direct = {
+        "event": "prompt",
+        "method": "device",
+        "url": "https://x.test/",
+        "user_code": "A",
+        "complete_url": "https://x.test/A",
+    }
+    answers = {USERS[5]: late, USERS[7]: [direct, done(message="signed in")]}
+    daemon, said = Daemon([row(each) for each in USERS], answers=answers), list[str]()
     ends.callback(daemon.close)
 
     assert 1 == by_code(daemon.connect, "", said.append)
     assert "ACCOUNT              CODE       LINK" == said[0]
-    assert 199 == len([line for line in said if line.endswith("  ABC123DEF  https://login.test/device")])
+    assert f"{USERS[7]}  A          https://x.test/A" in said
+    assert 198 == len([line for line in said if line.endswith("  ABC123DEF  https://login.test/device")])
     assert f"{USERS[5]}: the code expired: start again" in said
     assert f"{USERS[6]}: signed in" in said
     assert "199 of 200 signed in" == said[-1]
     assert AT_ONCE == daemon.most
     assert {"device"} == {each["method"] for each in daemon.asked if each["command"] == "login"}
+
+
+@pytest.mark.parametrize("device", [False, True])
+def test_a_code_is_for_who_signs_in(ends: ExitStack, *, device: bool) -> None:
+    """A shared mailbox has no owner who could enter it, and the daemon's hooks tell the same person."""
+    daemon, said = Daemon([row("desk@x.test", who="boss@x.test")]), list[str]()
+    ends.callback(daemon.close)
+    many = (lambda *of: by_code(daemon.connect, "", *of)) if device else _in_turn(daemon)
+
+    assert 0 == many(said.append)
+    assert (said[1] if device else said[0]).startswith("boss@x.test  ABC123DEF" if device else "1 of 1: boss@x.test")
 
 
 def test_a_daemon_forges_no_line(ends: ExitStack) -> None:

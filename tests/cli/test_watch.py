@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import signal
 import struct
 import termios
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from support.status_rows import row_of
+from support.waiting import PATIENCE
 
 from cms.cli import watch
 from cms.cli.client import NoDaemon
@@ -37,7 +39,7 @@ DAEMON = {"version": "1.2", "pid": 12, "uptime": 3700}
 
 def shown(width: int = 120, height: int = 40, gone: str = "", top: int = 0, **document: Any) -> list[str]:
     whole = {"daemon": DAEMON, "accounts": [ROW], "requests": [ASKED], **document}
-    return page(whole, width, height, top=top, gone=gone, name_of=lambda uid: f"user{uid}")
+    return page(whole, width, height, top=top, gone=gone, name_of=lambda uid: f"user{uid}")[0]
 
 
 def test_each_account_has_a_line() -> None:
@@ -88,7 +90,7 @@ def test_what_is_not_there_is_said() -> None:
     assert "none yet" == shown(requests=[])[-1]
     assert "no accounts are configured" in shown(accounts=[])
     assert shown(requests=[stranger])[-1].endswith("-  -  granted")
-    assert "cms: no daemon has answered yet (Ctrl-C ends)" == page({}, 80, 24)[0]
+    assert "cms: no daemon has answered yet (Ctrl-C ends)" == page({}, 80, 24)[0][0]
 
 
 def test_a_daemon_that_is_gone_is_said_above() -> None:
@@ -128,6 +130,9 @@ def test_many_accounts_are_sorted_and_scroll() -> None:
     """The worst first, with its cause once; the end can be reached and not passed."""
     first, last = (shown(100, 24, accounts=[*MANY, BROKEN], top=top) for top in (0, 9999))
 
+    assert first[0].endswith("(Ctrl-C ends; arrows, space and b scroll)"), (
+        "no page of a manual is needed to see the rest"
+    )
     assert "201 accounts: 1 failing, 200 ok" == first[2]
     assert ["z@example.test: failing", "    last error: no network"] == first[3:5]
     assert first[7].startswith("z@example.test")
@@ -147,19 +152,44 @@ def test_causes_leave_room_for_accounts() -> None:
     assert any(line.startswith("a@x.test  ") for line in lines)
 
 
+def test_a_cause_of_many_says_of_how_many() -> None:
+    """On a narrow screen too, where eight addresses would hide the number and the state."""
+    warned = [{**each, "warning": "the token is long"} for each in MANY]
+
+    assert "box000@example.test, box001@example.test, 198 more: ok" in shown(80, 24, accounts=warned)
+
+
 @pytest.mark.parametrize(
-    ("keys", "top"), [(b"j", 6), (b"\x1b[A", 4), (b" ", 15), (b"b", 0), (b"\x1b[6~", 15), (b"x", 5), (b"", 5)]
+    ("keys", "top"),
+    [
+        *((b"j", 6), (b"\x1b[A", 4), (b" ", 15), (b"b", 0), (b"\x1b[6~", 15), (b"x", 5), (b"", 5)),
+        *((b"jjj", 8), (b"\x1b[B\x1bOB", 7), (b"b  ", 20), (b"\x1b[3~", 5), (b"\x1b[1;5C", 5)),
+    ],
 )
 def test_keys_scroll(keys: bytes, top: int) -> None:
-    """By a line or by ten; other keys do nothing."""
+    """By a line or by ten, each of those that are pressed between two looks; other keys do nothing."""
     assert top == scrolled(5, keys, 100)
     assert 0 == scrolled(0, b"k", 100)
     assert 3 == scrolled(3, b"j", 3)
 
 
+def test_scrolling_ends_where_the_lines_end() -> None:
+    """So that the first key upwards moves the screen, however often the one downwards was pressed."""
+    whole = {"daemon": DAEMON, "accounts": MANY, "requests": []}
+    last, hidden = page(whole, 100, 24, top=9999)
+
+    assert last == page(whole, 100, 24, top=scrolled(0, b" " * 60, hidden))[0]
+    assert last != page(whole, 100, 24, top=scrolled(hidden, b"k", hidden))[0]
+    assert 0 == page({**whole, "accounts": MANY[:2]}, 100, 24)[1]
+
+
 def test_nothing_moves_the_cursor() -> None:
     """Parts of messages come from elsewhere."""
     assert "\x1b" not in "".join(shown(accounts=[{**ROW, "warning": "\x1b[2J"}]))
+
+
+# The cursor is hidden; all is drawn; the first screen is back.
+HIDDEN, DRAWN, LEFT = "\x1b[?25l", "\x1b[J", "\x1b[?1049l"
 
 
 @pytest.fixture
@@ -172,9 +202,14 @@ def line() -> Iterator[tuple[int, int]]:
     os.close(theirs)
 
 
-def read(ours: int) -> str:
+def read(ours: int, end: str) -> str:
+    """Return what is drawn, up to this end. A terminal may hand over in pieces what was written at once."""
+    drawn = b""
+    while not drawn.endswith(end.encode()):
+        assert select.select([ours], [], [], PATIENCE)[0], drawn
+        drawn += os.read(ours, 65536)
     # The terminal makes CR LF of each LF.
-    return os.read(ours, 65536).decode().replace("\r\r\n", "\r\n")
+    return drawn.decode().replace("\r\r\n", "\r\n")
 
 
 def test_a_screen_is_put_back(line: tuple[int, int]) -> None:
@@ -183,13 +218,13 @@ def test_a_screen_is_put_back(line: tuple[int, int]) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH)]
     screen = Screen(theirs)
     with screen.open():
-        begun = read(ours)
+        begun = read(ours, HIDDEN)
         size = screen.size()
         screen.draw(["one", "two"])
-        drawn = read(ours)
+        drawn = read(ours, DRAWN)
 
-    assert ("\x1b[?1049h\x1b[?25l", (100, 30), "\x1b[?25h\x1b[?1049l") == (begun, size, read(ours))
-    assert "\x1b[Hone\x1b[K\r\ntwo\x1b[K\x1b[J" == drawn
+    assert (f"\x1b[?1049h{HIDDEN}", (100, 30), f"\x1b[?25h{LEFT}") == (begun, size, read(ours, LEFT))
+    assert f"\x1b[Hone\x1b[K\r\ntwo\x1b[K{DRAWN}" == drawn
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH)]
 
 
@@ -238,13 +273,13 @@ def test_watching_ends_cleanly(line: tuple[int, int], number: int) -> None:
         return answer
 
     seen: list[str] = []
-    looking = threading.Thread(target=lambda: seen.extend(until_the_end(ours)), daemon=True)
+    looking = threading.Thread(target=lambda: seen.append(read(ours, LEFT)), daemon=True)
     looking.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(watch, "PAUSE_SECONDS", 0.01)
         watch.watch(ask, Screen(theirs, lambda text: f"\x1b[1m{text}\x1b[0m"))
-    looking.join(60)
-    text = "".join(seen)
+    looking.join(PATIENCE)
+    (text,) = seen
 
     places = (
         "a@example.test",
@@ -254,12 +289,4 @@ def test_watching_ends_cleanly(line: tuple[int, int], number: int) -> None:
     )
     assert sorted(found := [text.index(each) for each in places]) == found
     assert "\x1b[1mNO ANSWER: no daemon is running; waiting for it\x1b[0m\x1b[K" in text, "each line has its colours"
-    assert text.endswith("\x1b[?25h\x1b[?1049l")
-
-
-def until_the_end(ours: int) -> Iterator[str]:
-    """Yield what is drawn, up to the return to the first screen."""
-    text = ""
-    while not text.endswith("\x1b[?1049l"):
-        text = read(ours)
-        yield text
+    assert text.endswith(f"\x1b[?25h{LEFT}")

@@ -67,6 +67,16 @@ def test_a_path_that_means_another_is_refused(
     assert "git-credential-cms: --cms_sock: only systemd replaces %t" in err
 
 
+@pytest.mark.parametrize("asked", ["-h", "--help"])
+def test_a_person_who_tries_it_is_told_what_it_does(asked: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """With an example, in lines that fit 80 columns; nothing is read from the terminal."""
+    assert 0 == git_credential.answer([asked])
+    said = capfd.readouterr().out
+
+    assert "Example, in git's configuration: helper = cms --user=user@domain.com\n" in said
+    assert 80 >= max(map(len, said.splitlines()))
+
+
 @pytest.mark.parametrize(
     ("scheme", "protocol"),
     [("smtp", "SMTP"), ("smtps", "SMTP"), ("imap", "IMAP"), ("imaps", "IMAP"), ("pop3", "POP"), ("pop3s", "POP")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,11 +14,14 @@ from cms_oauth.providers import (
     CLIENT_AUTH,
     GOOGLE,
     MICROSOFT,
+    OPENID,
     OWN,
     PROVIDERS,
     Provider,
     Server,
+    can_revoke,
     of_domain,
+    of_host,
     provider_at,
     provider_of,
 )
@@ -53,30 +57,75 @@ def test_a_row_is_whole(row: Provider, server: Server) -> None:
     assert row.scopes.keys() <= PERMISSIONS.keys()
     assert all(row.scopes.values())
     assert {*row.ways} <= WAYS
+    assert "device" not in row.ways or server.issuer or server.device_endpoint, "no address for device codes is known"
     assert server.client_auth in ("", *CLIENT_AUTH)
     assert all(len(pair) == 2 for pair in server.parameters)
     # A person has to be told how to get a client id, unless cms gets one.
     assert row.registers != bool(row.client)
     assert row.registers == bool(server.registration_endpoint)
+    assert can_revoke(server) or not row.ends
 
 
 def test_no_domain_is_of_two_providers() -> None:
-    """A mail domain names one provider."""
-    domains = [domain for row in PROVIDERS.values() for domain in row.domains]
+    """A mail domain names one provider, and so does a domain of mail servers."""
+    domains = [domain for row in PROVIDERS.values() for domain in (*row.domains, *row.hosts)]
 
     assert len(domains) == len({*domains})
     assert PROVIDERS["google"] is of_domain("GMail.com")
     assert of_domain("example.com") is of_domain("outlook.com") is None
 
 
-@pytest.mark.parametrize("row", [row for row, _ in OTHERS], ids=[row.name for row, _ in OTHERS])
-def test_the_documents_have_it(row: Provider) -> None:
-    """A person finds the name to write, how to get a client id, and the mail servers to give to a program."""
-    names, hosts = ((DOCS / name).read_text() for name in ("providers.md", "clients/README.md"))
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("aspmx.l.google.com", "google"),
+        ("ALT1.ASPMX.L.GOOGLE.COM", "google"),
+        ("aspmx2.googlemail.com", "google"),
+        ("in1-smtp.messagingengine.com", "fastmail"),
+        ("mta5.am0.yahoodns.net", "yahoo"),
+        ("mx-aol.mail.gm0.yahoodns.net", "aol"),
+        ("mx.yandex.net", "yandex"),
+        ("imap.yandex.ru", "yandex"),
+        ("emx.mail.ru", "mailru"),
+        ("mx1.seznam.cz", "seznam"),
+        ("notgoogle.com", ""),
+        ("google.com.example", ""),
+        ("contoso-com.mail.protection.outlook.com", ""),
+        ("", ""),
+    ],
+)
+def test_whose_mail_server_a_host_is(host: str, expected: str) -> None:
+    """A host that takes logins, or that receives mail (MX); one that no row has is nobody's."""
+    found = of_host(host)
 
-    assert f"`{row.name}`" in names
-    assert re.search(rf"^- \*\*([^*]*, )?{re.escape(row.title)}(, [^*]*)?:\*\*", names, re.MULTILINE)
-    assert [] == [host for host in (row.imap_host, row.smtp_host, row.pop_host) if host and f" {host} " not in hosts]
+    assert expected == (found.name if found else "")
+
+
+@pytest.mark.parametrize(("row", "server"), OTHERS, ids=[row.name for row, _ in OTHERS])
+def test_the_documents_have_it(row: Provider, server: Server) -> None:
+    """A person finds the name to write, how to sign in and to get a client id, and the mail servers to give to a program."""
+    names, hosts = ((DOCS / name).read_text() for name in ("providers.md", "clients/README.md"))
+    ways = ", ".join(way for way in row.ways if way != "app")
+    asked = {*itertools.chain(server.identity, *row.scopes.values())}
+    missing = [host for host in (row.imap_host, row.smtp_host, row.pop_host) if host and f" {host} " not in hosts]
+
+    assert re.search(rf"^\| .*`{row.name}`.* \| {ways} \|", names, re.MULTILINE), (
+        f"docs/providers.md: the table has no line with `{row.name}` and {ways}"
+    )
+    assert re.search(rf"^- \*\*([^*]*, )?{re.escape(row.title)}(, [^*]*)?:\*\*", names, re.MULTILINE), (
+        f"docs/providers.md: the list below the table has no item **{row.title}:**"
+    )
+    for words, holds in (
+        (r"^([^.]*) give a new refresh token each time", server.rotates),
+        (r"Only at ([^,]*), cms gets a client id by itself", row.registers),
+        (r"^OAuth2 alone says nothing of the person\. At ([^:]*), and at a server", OPENID not in asked),
+    ):
+        listed = re.search(words, names, re.MULTILINE)
+        assert listed, words
+        assert holds == bool(re.search(rf"\b{re.escape(row.title)}\b", listed[1])), (
+            f"docs/providers.md: {row.title} is missing, or is not to be there, where it says: {listed[0]}"
+        )
+    assert not missing, f"docs/clients/README.md: the table has no {', '.join(missing)}"
 
 
 def test_google() -> None:
@@ -90,17 +139,24 @@ def test_google() -> None:
 
 
 @pytest.mark.parametrize(
-    ("authority", "expected"),
+    ("authority", "named", "expected"),
     [
-        ("https://accounts.google.com", "google"),
-        ("https://oauth.yandex.com/token", "yandex"),
-        ("https://login.microsoftonline.com/common", MICROSOFT),
-        ("https://sso.corp.example", MICROSOFT),
+        ("https://accounts.google.com", "", "google"),
+        ("https://oauth.yandex.com/token", "", "yandex"),
+        ("https://login.microsoftonline.com/common", "", MICROSOFT),
+        ("https://login.microsoftonline.us:443/common", "", MICROSOFT),
+        ("https://sso.corp.example", "", OWN),
+        ("https://sso.corp.example", OWN, OWN),
+        # A cloud that no table has; a provider that a later cms knows; a file that cannot be read.
+        ("https://login.cloud.example/common", MICROSOFT, MICROSOFT),
+        ("https://sso.corp.example", "another", OWN),
+        ("", "", MICROSOFT),
+        ("https://[", "", OWN),
     ],
 )
-def test_whose_a_stored_sign_in_is(authority: str, expected: str) -> None:
-    """The vault has the authority only."""
-    assert expected == provider_of(authority)
+def test_whose_a_stored_sign_in_is(authority: str, named: str, expected: str) -> None:
+    """As was stored; an earlier cms has stored the authority only."""
+    assert expected == provider_of(authority, named)
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,5 @@ def test_openssls_reason() -> None:
     assert ("certificate has expired", True) == tls.reason_of(OSError(RuntimeError("once", inner)))
     assert ("", False) == tls.reason_of(ConnectionRefusedError())
     assert ("made by hand", False) == tls.reason_of(ssl.SSLError(1, "made by hand"))
+    ended = ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed (EOF) (_ssl.c:992)")
+    assert ("tls/ssl connection has been closed (eof)", False) == tls.reason_of(ended)

@@ -98,6 +98,7 @@ class TestCsv:
             ("user,sign_in\na@example.com,brwoser\n", 2, "sign_in= is one of"),
             ("user,preflight\na@example.com,maybe\n", 2, "preflight= is True or False"),
             ("user,refresh_before\na@example.com,soon\n", 2, "refresh_before= is a number of seconds"),
+            (f"user,refresh_before\na@example.com,{'9' * 5000}\n", 2, "refresh_before= is a number of seconds"),
             ("user,protocols\na@example.com,SMPT\n", 2, "protocols= is one of SMTP, IMAP, POP"),
             (f"user,client_secret\na@example.com,{SECRET}\n", 2, "client_secret= takes no literal secret"),
             ("user,sign_in_as\n,me@example.com\n", 2, "user= is missing"),
@@ -184,6 +185,7 @@ class TestToml:
             ("[[account]]\nuser = a\n", 2, "this is not TOML: Invalid value"),
             ("[[account]]\nuser =", 2, "this is not TOML: Invalid value"),
             (f"[[account]]\nuser = {'[' * 4000}", 1, "this is not TOML: it is nested too deeply"),
+            (f"[[account]]\nlifetime = {'9' * 5000}", 1, "this is not TOML: Exceeds the limit"),
             (
                 '\n\ntenant = "example.com"\n[[account]]\nuser = "a@example.com"\n',
                 3,
@@ -328,7 +330,7 @@ class TestProtocols:
 class TestProviders:
     def test_a_column_names_the_provider(self, load_text: Loader, boxes: Path) -> None:
         """Accounts of several providers are in one list; each line takes the arguments of its provider's directive."""
-        (boxes.parent / "google.json").write_text('{"installed": {"client_id": "123.apps"}}')
+        (boxes.parent / "google.json").write_text('{"installed": {"client_id": "123.apps", "client_secret": "x"}}')
         boxes.write_text(
             "user,provider,client,client_id,issuer,lifetime\n"
             "me@example.com,,,,,\n"
@@ -336,12 +338,17 @@ class TestProviders:
             "ann@gmail.com,google,file:google.json,,,\n"
             "ann@fastmail.com,fastmail,,,,600\n"
             "ann@corp.example,,,cms,https://sso.corp.example,\n"
+            "ben@corp.example,oauth2,,cms,https://sso.corp.example,\n"
         )
         found = load_text(BOXES).accounts
 
-        assert ["microsoft", "microsoft", "google", "fastmail", "oauth2"] == [each.grant.provider for each in found]
-        assert ["123.apps", "dynamic", "cms"] == [each.grant.client_id for each in found[2:]]
-        assert [3600.0, 600.0, 3600.0] == [each.grant.server.lifetime for each in found[2:] if each.grant.server]
+        assert ["microsoft", "microsoft", "google", "fastmail", "oauth2", "oauth2"] == [
+            each.grant.provider for each in found
+        ]
+        assert ["123.apps", "dynamic", "cms", "cms"] == [each.grant.client_id for each in found[2:]]
+        assert [3600.0, 600.0, 3600.0, 3600.0] == [
+            each.grant.server.lifetime for each in found[2:] if each.grant.server
+        ]
 
     def test_for_all_of_a_file(self, load_text: Loader, boxes: Path) -> None:
         """The mailboxes of a Google Workspace, each with its own token of one service account."""
@@ -352,6 +359,18 @@ class TestProviders:
 
         assert 2 == len(config.grants)
         assert {"app"} == {each.sign_in for each in config.grants}
+
+    def test_every_mailbox_of_each_domain(self, load_text: Loader, boxes: Path) -> None:
+        """Domains are lines, each with its own limit."""
+        boxes.write_text("user,max_mailboxes\n*@corp.example,50\n*@corp.test,\n")
+        config = load_text(
+            "boxes = accounts_from('boxes.csv', provider='google', service_account=File('r.json'))\n"
+            "CredentialServer('cms.sock', boxes, users=[])"
+        )
+
+        assert [("corp.example", 50), ("corp.test", 1000)] == [
+            (each.domain, each.max_mailboxes) for each in config.accounts
+        ]
 
     @pytest.mark.parametrize(
         ("line", "message"),

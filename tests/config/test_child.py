@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -265,15 +265,15 @@ class TestTime:
         """Its time is the one that is set here."""
         monkeypatch.setattr(child, "LOAD_SECONDS", 0.05)
 
-        assert (1, "it did not end within 0.05 s") == (refusal := refuse("while True: pass")).args[1:3], refusal
+        assert "it did not end within 0.05 s" == refuse("while True: pass").message
 
     def test_silence(self, refuse: Refuser, monkeypatch: pytest.MonkeyPatch) -> None:
         """A file that keeps its process from saying where it is is killed a little later."""
-        monkeypatch.setattr(child, "LOAD_SECONDS", 0.05)
-        monkeypatch.setattr(child, "MARGIN_SECONDS", 0.5)
+        # Less than nothing: its time is not over before the file has kept it from saying so.
+        monkeypatch.setattr(child, "MARGIN_SECONDS", 0.5 - child.LOAD_SECONDS)
         text = "import faulthandler\nfaulthandler.cancel_dump_traceback_later()\nwhile True: pass"
 
-        assert (None, "it did not end within 0.05 s") == refuse(text).args[1:3]
+        assert (None, "it did not end within 10 s") == refuse(text).args[1:3]
 
     def test_closed_pipe(self, run: Runner) -> None:
         """A file that closes what that would be said through is loaded."""
@@ -300,7 +300,7 @@ while True: pass
         pids = [int(each.read_text()) for each in folder.iterdir()]
 
         assert ("it did not end within 10 s", 4) == (refusal.message, len(pids))
-        assert [] == [pid for pid in pids if runs(pid)]
+        until(lambda: not any(map(runs, pids)), "the end of all")
 
     def test_what_it_leaves_on_purpose(self, run: Runner, tmp_path: Path) -> None:
         """A program that a file starts in the background, such as gpg-agent, goes on when the file has come to its end."""
@@ -373,7 +373,11 @@ class TestParent:
         with start(file, opened, stdin=theirs, stdout=theirs, stderr=theirs) as parent:
             status = parent.wait()
         os.close(theirs)
-        said = os.read(ours, 1000)
+        said = b""
+        # Linux reports the end of a pseudoterminal as an error (EIO).
+        with suppress(OSError):
+            while True:
+                said += os.read(ours, 1000)
         os.close(ours)
 
         assert (0, True) == (status, b"Who? " in said), said

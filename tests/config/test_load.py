@@ -26,8 +26,10 @@ DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "configuration.md"
 FRAGMENT = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROVIDERS = DOCUMENT.with_name("providers.md")
 FRAGMENTS = [found for page in (DOCUMENT, PROVIDERS) for found in FRAGMENT.findall(page.read_text())]
-# The lists of accounts that the fragments read.
-LISTS = dict(re.findall(r"^```(csv|toml)\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL))
+# The lists of accounts that the fragments read, each by the name that the text before it gives.
+LIST = re.compile(r"`(\w+\.(csv|toml))`(?:(?!`\w+\.\2`).)*?^```\2\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LISTS = {name: content for name, _, content in LIST.findall(DOCUMENT.read_text())}
+PEOPLE = 'CredentialServer("/run/cms/cms.sock", accounts=accounts_from("people.csv"))\n'
 
 # CMS's documentation, literally, with the paths as they are written there.
 CMS_SMTP = """\
@@ -106,13 +108,13 @@ class TestDocumentedFiles:
 
 
 class TestDocument:
-    @pytest.mark.parametrize("fragment", FRAGMENTS)
+    @pytest.mark.parametrize("fragment", [*FRAGMENTS, PEOPLE])
     def test_fragment(self, load_text: Loader, tmp_path: Path, fragment: str) -> None:
         """Every fragment of docs/configuration.md and providers.md is a whole configuration that loads without a warning."""
-        (tmp_path / "google-client.json").write_text('{"installed": {"client_id": "123.apps.googleusercontent.com"}}')
+        (tmp_path / "google-client.json").write_text('{"installed": {"client_id": "123.apps", "client_secret": "x"}}')
         (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
-        for kind, content in LISTS.items():
-            (tmp_path / f"boxes.{kind}").write_text(content)
+        for name, content in LISTS.items():
+            (tmp_path / name).write_text(content)
         config = load_text(fragment)
 
         assert () == config.warnings

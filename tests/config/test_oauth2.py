@@ -15,6 +15,7 @@ from cms_oauth.providers import DYNAMIC, PROVIDERS, Server
 
 DESKTOP = {"installed": {"client_id": "123-x.apps.googleusercontent.com", "client_secret": "GOCSPX-x"}}
 ISSUER = "https://sso.corp.example/realms/corp"
+KNOWN = f"issuer='{ISSUER}', client_id='x'"
 ENDPOINTS = "authorization_endpoint='https://odd.example/a', token_endpoint='https://odd.example/t', client_id='x'"
 SERVED = "a = {}\nCredentialServer('cms.sock', [a], protocols=['SMTP', 'IMAP'])\n"
 
@@ -78,6 +79,26 @@ class TestGmail:
             robots[0].grant.client_secret,
         )
 
+    def test_every_mailbox_of_a_domain(self, load_text: Loader) -> None:
+        """Each address has a grant of its own, and none is asked for before a program does; so many at a time."""
+        every = "GMail_Account('*@Corp.example', service_account=Credential('robot'){})"
+        config = load_text(
+            f"CredentialServer('cms.sock', [{every.format('')}], protocols=['SMTP', 'IMAP'], users=[])\n"
+        )
+        less = load_text(f"CredentialServer('cms.sock', [{every.format(', max_mailboxes=5')}], users=[])\n")
+        (found,) = config.accounts
+        desk = found.of("desk@corp.example")
+
+        assert ("*@Corp.example", "corp.example", 1000, ()) == (
+            found.user,
+            found.domain,
+            found.max_mailboxes,
+            found.grant.scope_sets,
+        )
+        assert (("https://mail.google.com/",),) == desk.grant.scope_sets
+        assert ("desk@corp.example", Source("credential", ("robot",))) == (desk.grant.login, desk.grant.client_secret)
+        assert 5 == less.accounts[0].max_mailboxes
+
     def test_a_bare_one_is_ignored(self, load_text: Loader) -> None:
         """cloud_mdir_sync's files load; a warning says what is missing, and where it is explained."""
         (warning, _) = load_text(
@@ -98,11 +119,16 @@ class TestGmail:
             ("'a@gmail.com', client=File('robot.json')", "client= is the file of a service account"),
             ("'a@gmail.com', client=File('empty.json')", "client= has no client of type Desktop app in it"),
             ("'a@gmail.com', client=File('odd.json')", "client= has no client of type Desktop app in it"),
+            ("'a@gmail.com', client=File('bare.json')", "client= has no client_secret in it, which Google wants"),
             ("'a@gmail.com', client=File('long.json')", "and this is not JSON"),
             ("'a@gmail.com', client=File('surrogate.json')", "client= has no client of type Desktop app in it"),
             ("'a@gmail.com', client=File('google-client.json'), sign_in='device'", "does not work with Google"),
             ("'a@gmail.com', client=File('google-client.json'), sign_in='app'", "sign_in= is one of browser, device"),
             ("'*@corp.example', client=File('google-client.json')", "user= is every address of a domain"),
+            ("'*@gmail.com', service_account=File('robot.json')", "service_account= is for mailboxes of a Google"),
+            ("'*@x.com', service_account=File('robot.json'), max_mailboxes=0", "max_mailboxes= is a number, 1 or more"),
+            ("'*@x.com', service_account=File('robot.json'), max_mailboxes='9'", "max_mailboxes= is a number"),
+            ("'a@x.com', service_account=File('robot.json'), max_mailboxes=9", "max_mailboxes= is for every address"),
             ("client=File('google-client.json')", "user= is a string"),
             ("'a@gmail.com', service_account=File('robot.json')", "service_account= is for mailboxes of a Google"),
             ("'a@x.com', service_account=File('robot.json'), sign_in='paste'", "sign_in= and sign_in_as= are not for"),
@@ -117,6 +143,7 @@ class TestGmail:
             "web.json": '{"web": {"client_secret": "hunter2"}}',
             "robot.json": '{"type": "service_account", "private_key": "hunter2"}',
             "empty.json": "{}",
+            "bare.json": '{"installed": {"client_id": "hunter2"}}',
             "odd.json": '{"installed": {"client_id": 5}}',
             "long.json": json.dumps({"installed": {"client_id": "x" * 4096}}),
             "surrogate.json": r'{"installed": {"client_id": "\ud800"}}',
@@ -179,13 +206,16 @@ class TestOwnServer:
             load_text,
             f"OAuth2_Account('ann@odd.example', {ENDPOINTS}, client_secret=Credential('s'), client_auth='basic',"
             " scopes={'IMAP': ['mail:imap'], 'SMTP': ['mail:smtp']}, lifetime=600, sign_in='device',"
-            " device_authorization_endpoint='https://odd.example/d', resource='https://mail.odd.example',"
+            " device_authorization_endpoint='https://odd.example/d', revocation_endpoint='https://odd.example/r',"
+            " userinfo_endpoint='https://odd.example/u', resource='https://mail.odd.example',"
             " prompt='login', parameters={'hd': 'odd.example'}, redirect_uri='https://localhost/x')",
         )
         expected = Server(
             authorization_endpoint="https://odd.example/a",
             token_endpoint="https://odd.example/t",
             device_endpoint="https://odd.example/d",
+            userinfo_endpoint="https://odd.example/u",
+            revocation_endpoint="https://odd.example/r",
             client_auth="basic",
             resource="https://mail.odd.example",
             parameters=(("prompt", "login"), ("hd", "odd.example")),
@@ -209,6 +239,15 @@ class TestOwnServer:
             found.grant.certificate,
             found.grant.certificate_password,
         )
+
+    @pytest.mark.parametrize(
+        "address", ["http://[::1]", "http://[::1]:8080/back", "http://localhost", "https://x.example/"]
+    )
+    def test_where_the_browser_returns_to(self, load_text: Loader, address: str) -> None:
+        """As registered: 127.0.0.1, localhost and [::1] are three hosts to a server."""
+        found = account(load_text, f"OAuth2_Account('a@corp.example', issuer='{ISSUER}', redirect_uri='{address}')")
+
+        assert address == found.grant.redirect_uri
 
     def test_a_shared_mailbox(self, load_text: Loader) -> None:
         """Two mailboxes of one person are one sign-in, which asks for what both need."""
@@ -252,6 +291,8 @@ class TestOwnServer:
             ("provider='fastmial'", "provider= is one of google"),
             (f"provider='fastmail', issuer='{ISSUER}'", "provider= and issuer= exclude each other"),
             (f"issuer='{ISSUER}', token_endpoint='https://x.example'", "issuer= and token_endpoint= exclude"),
+            (f"issuer='{ISSUER}', userinfo_endpoint='https://x.example'", "issuer= and userinfo_endpoint= exclude"),
+            ("provider='yahoo', revocation_endpoint='https://x.example'", "provider= and revocation_endpoint= exclude"),
             ("authorization_endpoint='https://x.example'", "the server is missing"),
             (ENDPOINTS.replace(", client_id='x'", ""), "a server without issuer= needs client_id="),
             ("issuer='http://sso.corp.example'", "issuer= is https://"),
@@ -266,9 +307,12 @@ class TestOwnServer:
             (f"issuer='{ISSUER}', client_secret='x'", "client_secret= takes no literal secret"),
             (f"issuer='{ISSUER}', client_auth='post'", 'client_auth="post" needs client_secret='),
             (f"issuer='{ISSUER}', client_auth='private_key_jwt'", "needs certificate="),
-            (f"issuer='{ISSUER}', client_auth='none', client_secret=File('s')", "uses no client_secret="),
-            (f"issuer='{ISSUER}', client_auth='basic', certificate=File('c')", "uses no certificate="),
-            (f"issuer='{ISSUER}', client_secret=File('s'), certificate=File('c')", "exclude each other"),
+            (f"{KNOWN}, client_auth='none', client_secret=File('s')", "uses no client_secret="),
+            (f"{KNOWN}, client_auth='basic', certificate=File('c')", "uses no certificate="),
+            (f"{KNOWN}, client_secret=File('s'), certificate=File('c')", "exclude each other"),
+            (f"issuer='{ISSUER}', client_secret=File('s')", "is given without client_id="),
+            ("provider='fastmail', certificate=File('c')", "is given without client_id="),
+            (f"issuer='{ISSUER}', redirect_uri='http://[::2]/'", "localhost, 127.0.0.1 or [::1] only"),
             (f"issuer='{ISSUER}', certificate_password=File('c')", "certificate_password= opens certificate="),
             (f"issuer='{ISSUER}', lifetime=5", "lifetime= is a number of seconds"),
             (f"issuer='{ISSUER}', tenant='common'", "OAuth2_Account has no argument tenant="),

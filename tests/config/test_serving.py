@@ -333,6 +333,12 @@ class TestEveryAddress:
         ]
         assert (1, ()) == (len(config.grants), config.warnings)
 
+    def test_googles(self, refuse: Refuser) -> None:
+        """A service account opens every mailbox too: a socket of it says for whom."""
+        refusal = refuse("CredentialServer('cms.sock', [GMail_Account('*@x.com', service_account=File('r.json'))])")
+
+        assert "a socket that serves *@x.com opens every mailbox of that domain" in refusal.message
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [

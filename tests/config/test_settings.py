@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.configuration import Loader, Refuser
+from support.configuration import MACHINE, Loader, Refuser
 
+from cms.config.load import load
 from cms.config.model import AuditSpec, MetricsSpec
 from cms.core.accounts import Proxy, Source
 from cms.core.hooks import USUAL_EVENTS, Hook
@@ -256,16 +259,36 @@ class TestAudit:
         """What cannot be meant, and a path that cms uses for something else."""
         assert message.format(folder=tmp_path) == refuse(f"{ACCOUNT}{directives}").message
 
-    def test_a_folder_that_others_can_write(self, load_text: Loader, tmp_path: Path) -> None:
-        """Nothing is written there, the journal has its record, and the warning says what to do; mail goes on."""
+    @pytest.mark.parametrize("mode", [0o777, 0o1777])
+    def test_a_folder_that_others_can_write(self, load_text: Loader, tmp_path: Path, mode: int) -> None:
+        """Nothing is written there, the journal has its record, and the warning says what to do; mail goes on.
+
+        A sticky folder is one of these, as for sockets: others may be the first to make the file.
+        """
         (tmp_path / "open").mkdir()
-        (tmp_path / "open").chmod(0o777)
+        (tmp_path / "open").chmod(mode)
         found = load_text(f"{ACCOUNT}Audit('open/audit.log', journal=True)")
 
         assert AuditSpec("", journal=True) == found.audit
         (warning,) = found.warnings
         assert "no record is written to" in warning
         assert "Name a file in a folder that only you and root can write to" in warning
+
+    @pytest.mark.parametrize("service", [1001, None])
+    def test_root_looks_at_a_services_configuration(self, tmp_path: Path, service: int | None) -> None:
+        """The folder may be that of the service's user, who writes there; in a configuration of root's it may not."""
+
+        def lstat(path: Path) -> os.stat_result:
+            facts = list(path.lstat())
+            facts[stat.ST_UID] = 1001 if path.name == "logs" else 0
+            return os.stat_result(facts)
+
+        (tmp_path / "logs").mkdir()
+        (tmp_path / "cms.cfg").write_text(f"{ACCOUNT}Audit('logs/audit.log')")
+        found = load(str(tmp_path / "cms.cfg"), system=replace(MACHINE, lstat=lstat, service_of=lambda _file: service))
+
+        assert bool(service) == bool(found.audit.file)
+        assert bool(service) != any("no record is written" in each for each in found.warnings)
 
 
 class TestNotify:

@@ -12,8 +12,8 @@ from support.certificates import Made
 from support.proxy import Proxy as Company
 from support.proxy import proxies, socks
 
-from cms.cli.doctor import assess
-from cms.cli.doctor.assess import Https
+from cms.cli.doctor import assess_network
+from cms.cli.doctor.assess_network import Https
 from cms.cli.doctor.probe_network import door, https
 from cms.core.accounts import Grant, Proxy
 from cms.grants.entra.client import Entra as Provider
@@ -111,8 +111,8 @@ def test_both_go_past(entra: Entra, company: Company, monkeypatch: pytest.Monkey
 
     assert (True, True) == way.arrived
     assert ("pass", f"none on the way to {entra.authority.removeprefix('https://')}") == (
-        assess.proxy(way.doctor).level,
-        assess.proxy(way.doctor).message,
+        assess_network.proxy(way.doctor).level,
+        assess_network.proxy(way.doctor).message,
     )
 
 
@@ -133,7 +133,7 @@ def test_both_name_a_variable_that_names_no_proxy(
 ) -> None:
     """By its name, with what is wrong, and without the password that may be in it."""
     way = Way(entra, monkeypatch, {name: address})
-    finding = assess.proxy(way.doctor)
+    finding = assess_network.proxy(way.doctor)
 
     assert (False, False) == way.arrived
     assert f"cannot use: {name} " in way.worker
@@ -193,7 +193,7 @@ def test_both_are_told_of_a_proxy_that_knows_no_tls(
     assert "does not speak TLS" in way.worker
     assert "write http:// for https:// in HTTPS_PROXY" in way.worker
     assert "does not speak TLS" in way.doctor.error
-    assert "HTTPS_PROXY" in str(assess.proxy(way.doctor))
+    assert "HTTPS_PROXY" in str(assess_network.proxy(way.doctor))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -296,12 +297,21 @@ def test_where_no_account_is_configured_the_hint_names_real_directives(name: str
 
     assert isinstance(unclear, Unclear)
     assert "there is no account" == unclear.message
-    assert "Office365_Account(...) and a CredentialServer(...)" in unclear.hint
+    assert ["Office365_Account", "CredentialServer"] == re.findall(r"(\w+)\(\.\.\.\)", unclear.hint)
 
 
 def test_a_list_of_users_names_each_once() -> None:
     """Before the first sign-in, the list says so."""
     assert "alice@example.test, (not signed in yet)" == users_in_words((ALICE, ALICE, NOT_YET))
+
+
+def test_a_choice_of_two_hundred_names_is_no_choice() -> None:
+    """The first are an example of what a name looks like, and the error stays on the screen."""
+    boxes = [replace(ALICE, user=f"box{number:03}@example.test") for number in range(200)]
+    found = sign_ins_meant(boxes, "bax@example.test", "login")
+
+    assert isinstance(found, Unclear)
+    assert found.hint.endswith("box006@example.test, box007@example.test, 192 more")
 
 
 EVERY = Account("*@Example.test", replace(GRANT, login="", sign_in="app"), {})
@@ -328,3 +338,22 @@ def test_an_address_means_the_account_of_its_domain(name: str, meant: tuple[Acco
 def test_what_an_account_is_for() -> None:
     """In words."""
     assert ["every mailbox of Example.test", "a@example.test"] == [mailboxes(EVERY.user), mailboxes("a@example.test")]
+
+
+def test_one_address_of_a_domain() -> None:
+    """It has the account's grant; where a token opens one mailbox only, one of its own, as if it were named alone."""
+    scopes = ("https://mail.google.com/",)
+    google = Account(
+        EVERY.user, replace(GRANT, login="*@example.test"), {"SMTP": scopes, "IMAP": scopes}, max_mailboxes=5
+    )
+    alone = replace(GRANT, login="desk@example.test", scope_sets=(scopes,))
+
+    assert ("Desk@example.test", EVERY.grant) == (
+        EVERY.of("Desk@example.test").user,
+        EVERY.of("Desk@example.test").grant,
+    )
+    assert (alone, alone.key, 0) == (
+        (found := google.of("Desk@Example.test")).grant,
+        found.grant.key,
+        found.max_mailboxes,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -297,3 +298,15 @@ def test_idleness_is_the_providers() -> None:
     assert found
     assert (START + 190 * DAY, "180 days without a renewal") == (found.due, found.reason)
     assert forecast(idle, spa=False, now=START + 30 * DAY, idle=0.0) is None
+
+
+def test_what_the_provider_has_said() -> None:
+    """It is certain, and told from the first sign-in on; one that outlives it is believed."""
+    told = replace(facts(START, START + HOUR), ends_at=START + WEEK)
+    found, outlived = (
+        forecast(each, spa=False, now=START + HOUR, idle=0.0)
+        for each in (told, replace(told, redeemed_at=START + WEEK + HOUR))
+    )
+
+    assert Forecast(START + WEEK, "the provider gave it for a limited time", "certain") == found
+    assert outlived is None

@@ -29,6 +29,7 @@ from cms.core.lifecycle import (
     FRESH_SECONDS,
     FRESH_SHARE,
     KINDS,
+    LATEST_RENEWAL_SHARE,
     LONGEST_LIFE,
     LONGEST_PAUSE,
     LONGEST_RETRY_AFTER,
@@ -551,6 +552,25 @@ def test_an_account_may_set_its_margin(refresh_before: float | None, earliest: f
     ]
 
     assert [earliest, latest] == pytest.approx(moments)
+
+
+@pytest.mark.parametrize(
+    ("refresh_in", "refresh_at"),
+    [
+        (300.0, 700.0),
+        (0.0, 400.0 + PAUSE_AFTER_GRANT),
+        (-math.inf, 400.0 + PAUSE_AFTER_GRANT),
+        (math.nan, 400.0 + PAUSE_AFTER_GRANT),
+        (HOUR, HOUR * LATEST_RENEWAL_SHARE),
+        (math.inf, HOUR * LATEST_RENEWAL_SHARE),
+    ],
+)
+def test_a_token_that_comes_with_its_renewal_is_renewed_then(refresh_in: float, refresh_at: float) -> None:
+    """No jitter changes what one host has chosen for all; what makes no sense costs no fetch without a pause, and no token."""
+    granted = Granted("t", 0.0, HOUR, refresh_in=refresh_in)
+    moments = {token_of(absorb(Life(), granted, 400.0, jitter, 1200.0)).refresh_at for jitter in (0.0, 0.5, 0.999)}
+
+    assert {refresh_at} == moments
 
 
 def test_time_counts_from_the_moment_the_answer_came() -> None:

@@ -139,6 +139,30 @@ def test_a_shared_sign_in_is_one_cause() -> None:
     assert said(check_line(rows)).endswith("the sign-in was revoked - sign in: `cms login boss@x.test`")
 
 
+@pytest.mark.parametrize("order", [("boss", "desk", "sales"), ("desk", "sales", "boss")])
+def test_a_shared_sign_in_is_one_cause_where_its_words_name_who_signs_in(order: tuple[str, ...]) -> None:
+    """Who signs in is one of its accounts, and is not told again beside people who sign in for themselves."""
+    waiting = row_of("sign-in-required")
+    assert waiting.problem
+
+    def row(name: str, who: str) -> StatusRow:
+        told = (
+            replace(waiting.problem, message=f"{who}@x.test has not signed in", reason="new")
+            if waiting.problem
+            else None
+        )
+        move = f"sign in: `cms login {who}@x.test`"
+        return replace(waiting, user=f"{name}@x.test", who=f"{who}@x.test", grant=who, problem=told, next_move=move)
+
+    rows = [*(row(name, "boss") for name in order), row("ann", "ann"), row("bob", "bob")]
+    together, apart = (f"{name}@x.test, " for name in order), "ann@x.test, bob@x.test"
+
+    assert said(check_line(rows)) == (
+        f"CMS CRITICAL - {''.join(together)[:-2]}: sign-in-required: new: boss@x.test has not signed in - sign in: `cms login"
+        f" boss@x.test`; {apart}: sign-in-required: new: USER has not signed in - sign in: `cms login USER`"
+    )
+
+
 def test_the_worst_comes_first() -> None:
     """What has stopped mail stands before what may stop it, and a socket that is gone before all."""
     rows = [certificate(19, "c@example.test"), row_of("failing, expired")]

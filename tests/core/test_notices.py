@@ -27,6 +27,7 @@ from cms.core.lifecycle import (
     retry_now,
 )
 from cms.core.notices import (
+    NOTHING_HEARD,
     Facts,
     Heard,
     Hearing,
@@ -130,6 +131,14 @@ def test_a_refusal_that_is_tried_again_in_vain_is_told_again() -> None:
 
     assert [REQUIRED] == told((10.0, refused), (21.0, again))
     assert [] == told((10.0, refused), (21.0, refused))
+
+
+def test_each_notice_says_whose_account_it_is() -> None:
+    """Bad news and good."""
+    refused = absorb(Life(TOKEN), Refused(REVOKED), 10.0, 0.5)
+    facts = Facts("u", [refused], provider="google")
+
+    assert ["google"] == [each.provider for each in hear(LOG, NOTHING_HEARD, facts, 10.0).notices]
 
 
 def test_every_event_is_in_the_table() -> None:

@@ -343,3 +343,16 @@ def test_no_default_is_every_address() -> None:
     assert "unknown-account" == code(alone)
     assert isinstance(beside, Allow)
     assert A == beside.account
+
+
+def test_an_address_with_a_grant_of_its_own() -> None:
+    """However it is written, an address is one mailbox and one grant, and no other's."""
+    every = replace(EVERY, max_mailboxes=10)
+    answers = [
+        ask(TokenRequest("SMTP", "token", user), rules(A, every))
+        for user in ("desk@example.test", "<Desk@EXAMPLE.test>", "jobs@example.test")
+    ]
+    grants = [each.account.grant for each in answers if isinstance(each, Allow)]
+
+    assert ["desk@example.test", "desk@example.test", "jobs@example.test"] == [each.login for each in grants]
+    assert 2 == len({each.key for each in grants} - {every.grant.key})

@@ -214,7 +214,7 @@ ACCOUNT = Account("a@example.test", GRANT, {"SMTP": MAIL, "IMAP": MAIL})
 
 def issued(keeper: FakeKeeper, account: Account, protocol: str) -> Token | Deny:
     """Return what a client gets at a socket that serves this account."""
-    issuer = Issuer(Rules(0, (account,), (protocol,)), lambda _grant: keeper)
+    issuer = Issuer(Rules(0, (account,), (protocol,)), lambda _grant, _uid: keeper)
     answer = issuer.token(Peer(1, 0, 0), TokenRequest(protocol))
     assert isinstance(answer, tuple)
     return answer[1]

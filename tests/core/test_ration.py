@@ -61,6 +61,15 @@ def test_all_together_have_one_too() -> None:
     assert (True, False) == (rations.take(11, 1, 1), rations.take(12, 1, 1))
 
 
+def test_what_all_have_used_up_costs_a_user_nothing() -> None:
+    """Who is refused because of others has all of their own part when there is room again."""
+    rations = Rations((2, 0), (2, 2 * DAY))
+    used_up = [rations.take(uid, 1, 0) for uid in (1, 1, 2, 2)]
+
+    assert [True, True, False, False] == used_up
+    assert [True, True] == [rations.take(2, 1, 1) for _ in range(2)]
+
+
 def test_users_beyond_the_most_share_one() -> None:
     """Their number costs no memory, and those who were there keep their own."""
     rations = Rations((2, DAY), (100, 0), most=2)
@@ -77,3 +86,24 @@ def test_users_who_have_all_again_make_room() -> None:
 
     # The first has had its part back; the second has not, and the shared one is empty but for what a second brings.
     assert [True, True, True, False] == [rations.take(uid, 1, 1) for uid in (3, 3, 2, 2)]
+
+
+def test_what_a_user_gives_back_is_theirs_and_everybodys() -> None:
+    """It is there again for those who share one with that user, and for nobody else."""
+    rations = Rations((1, 0), (2, 0), most=1)
+    taken = [rations.take(uid, 1, 0) for uid in (1, 2, 3, 1)]
+    rations.give_back(2, 1)
+
+    assert [True, True, False, False] == taken
+    assert [False, True] == [rations.take(uid, 1, 0) for uid in (1, 3)]
+
+
+def test_what_is_given_back_can_be_taken_again() -> None:
+    """And no more than there was at the beginning."""
+    ration = Ration(2, 0)
+    ration.take(2, 0)
+    ration.give_back(1)
+
+    assert [True, False] == [ration.take(1, 0), ration.take(1, 0)]
+    ration.give_back(9)
+    assert [True, False] == [ration.take(2, 0), ration.take(1, 0)]

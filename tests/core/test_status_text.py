@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from support.foreign import HOSTILE
@@ -24,9 +25,9 @@ from support.status_rows import (
     row_of,
 )
 
-from cms.core.accounts import StoredSignIn
+from cms.core.accounts import FleetFacts, StoredSignIn
 from cms.core.lifecycle import Life, NeedsSignIn, Transient, absorb
-from cms.core.status import AuditFacts, Daemon, StatusRow, as_json, describe
+from cms.core.status import AuditFacts, Daemon, StatusRow, as_json, describe, exit_code
 from cms.core.status_text import WIDTH, as_text, error_text
 from cms_oauth.moves import cms, fill
 
@@ -81,6 +82,16 @@ a@example.test: starting
 def test_the_text_is_a_block_for_each_account(name: str, expected: str) -> None:
     """What a person reads: one fact a line, what went wrong and whose move it is."""
     assert expected == text_of([row_of(name)])
+
+
+def test_an_account_that_is_not_microsofts_says_whose_it_is() -> None:
+    """As `cms check` does. A daemon from before an upgrade sends no provider."""
+    document = as_json([replace(row_of("ok"), provider="google"), replace(row_of("ok"), user="b@example.test")])
+    del document["accounts"][1]["provider"]
+
+    assert ["a@example.test (Google): ok", "b@example.test: ok"] == re.findall(
+        r"^\S.*", as_text(document), re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize("user", ["o'connor@example.test", "r&d@example.test", "-x@example.test"])
@@ -154,6 +165,34 @@ def test_memory_only_is_said_loudly() -> None:
 
     assert text.startswith("  WARNING       sign-ins are kept in MEMORY ONLY")
     assert "  sign-in       MEMORY ONLY: lost when cms or its worker ends\n" in text
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_a_database_that_is_away(away: bool) -> None:
+    """Since when, and what that means for tokens; nothing is said of one that answers, or where there is none."""
+    facts = FleetFacts(300.0, "connection refused") if away else FleetFacts()
+    text = text_of([], replace(DAEMON, fleet=facts))
+
+    said = "fleet         the database could not be asked for 5 min: connection refused; held tokens are"
+    assert away == (said in text)
+    assert "fleet" not in text_of([], DAEMON)
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"shared": True, "minted_by": "relay2"}, "shared by the fleet; token fetched by relay2"),
+        ({"shared": True}, "shared by the fleet; token fetched by this host"),
+        ({"shared": False, "minted_by": "relay2"}, "NOT YET SHARED with the fleet, because the database could not be"),
+    ],
+)
+def test_a_shared_sign_in_says_whose_token_it_is(facts: dict[str, Any], said: str) -> None:
+    """And loudly, with a warning for monitoring, that this host alone has its newest refresh token."""
+    sign_in = replace(ENTRIES["ok"].sign_in, **facts)
+    rows = describe([replace(ENTRIES["ok"], sign_in=sign_in)], NOW, WALL)
+
+    assert f"  sign-in       {said}" in text_of(rows)
+    assert (0 if facts["shared"] else 1) == exit_code(rows)
 
 
 def test_a_saved_sign_in_without_a_known_key_is_still_said() -> None:
@@ -300,3 +339,5 @@ def test_the_text_says_when_a_sign_in_was_given_and_is_expected_to_end() -> None
     assert "next expected now" in past
     assert "saved, encrypted; key from keyring; given 12 d ago\n" in text_of([given(12)])
     assert "given" not in text_of([row_of("ok")])
+    unchecked = " ".join(text_of([replace(given(12), who_checked=False)]).split())
+    assert "given 12 d ago, by whom the provider does not say" in unchecked

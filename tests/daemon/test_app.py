@@ -28,9 +28,9 @@ from support.whole_daemon import ANN, on_moving_clock, whole_daemon
 
 from cms.config import child
 from cms.config.model import AuditSpec, ConfigError, FileSpec, MetricsSpec
-from cms.core.accounts import Source
+from cms.core.accounts import Fleet, Source
 from cms.core.lifecycle import Granted, Life, Refused, SignInFacts
-from cms.core.status import LONG_TOKEN
+from cms.core.preflight import LONG_TOKEN
 from cms.core.words import MEMORY_WARNING
 from cms.daemon import app as module
 from cms.daemon import children, worker
@@ -40,7 +40,7 @@ from cms.daemon.serving import socketmap, token_files
 from cms.daemon.serving.sockets import Sockets
 from cms.daemon.signin import page_addresses
 from cms.daemon.signin.flow import Flow
-from cms.grants.messages import Place, Prompt
+from cms.grants.messages import Place, Prompt, Reached
 from cms.system import listener, sd_notify, state_lock
 from cms.system.clock import SystemClock
 from cms.system.listener import ListenError
@@ -503,6 +503,32 @@ async def test_the_page_is_up_while_an_account_waits(world: World, monkeypatch: 
         world.accounts = [account("a@example.test")]
         assert (await app.commands.reload()).ok
         await until(lambda: not listens(second))
+
+
+@in_trio
+async def test_the_status_says_since_when_the_fleets_database_is_away(world: World) -> None:
+    """From the first failure on, with the latest reason; without a fleet nothing, and after a change of it nothing of before."""
+
+    def fleet(app: App) -> Any:
+        return app.commands.status().extra["json"]["daemon"]["fleet"]
+
+    clock = FakeClock(boot=time.clock_gettime(time.CLOCK_BOOTTIME) - trio.current_time())
+    world.options["clock"] = clock
+    async with world.daemon() as app:
+        assert fleet(app) is None
+        world.fleet = Fleet("dbname=cms", ())
+        assert (await app.commands.reload()).ok
+        assert {"away": 0.0, "why": ""} == fleet(app)
+        app.worker.told(Reached("connection refused"))
+        clock.asleep += 300.0
+        app.worker.told(Reached("no route"))
+        assert (300, "no route") == (int(fleet(app)["away"]), fleet(app)["why"])
+        app.worker.told(Reached(""))
+        assert {"away": 0.0, "why": ""} == fleet(app)
+        app.worker.told(Reached("no route"))
+        world.fleet = Fleet("dbname=other", ())
+        assert (await app.commands.reload()).ok
+        assert {"away": 0.0, "why": ""} == fleet(app)
 
 
 @in_trio

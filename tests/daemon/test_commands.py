@@ -15,7 +15,7 @@ from support.status_rows import row_of
 from support.trio_run import FakeClock, in_trio_clock
 
 from cms.config.model import Config, ConfigError
-from cms.core.accounts import Account, Grant, Scopes, StoredSignIn
+from cms.core.accounts import Account, Fleet, Grant, Scopes, Source, StoredSignIn
 from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.core.status import Daemon
 from cms.daemon.commands import Commands, Running, moves_of
@@ -25,11 +25,13 @@ from cms.daemon.registry import Registry
 from cms.daemon.signin.flow import Flow
 from cms.daemon.signin.signins import SignIns
 from cms.daemon.worker import Worker
-from cms.grants.messages import Delete, Ended, Housekeeping, Listed, Open, Place, Rekey, Rekeyed, Survey
+from cms.grants.messages import Delete, Ended, Housekeeping, Listed, Open, Peek, Place, Rekey, Rekeyed, Survey
+from cms_oauth.providers import GOOGLE, OWN, PROVIDERS, Server
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send",)
 ANN, BOB, SALES, MACHINE = "ann@x.test", "bob@x.test", "sales@x.test", "machine@x.test"
 NO = Refused(Trouble("no-sign-in", "nobody has signed in yet", "sign in"))
+OFFLINE = Transient(Trouble("network", "the provider cannot be reached", "again"))
 READ_ONLY = Transient(Trouble("storage", "the disk is read-only", "mount it"))
 
 
@@ -38,14 +40,21 @@ def account(user: str, login: str | None = None, **more: Any) -> Account:
     return Account(user, replace(grant, **more), {"SMTP": MAIL})
 
 
+def at_google(user: str) -> Account:
+    """Return an account whose sign-in can be ended at its provider."""
+    return account(user, provider=GOOGLE, server=PROVIDERS[GOOGLE].server)
+
+
 class FakeWorker(Worker):
-    """Gives tokens to those of `signed_in`, deletes what it is told to, unless that is `kept`."""
+    """Gives tokens to those of `signed_in`, deletes what it is told to, unless that is `kept`, and ends what it can reach."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(Open(""))
         self.clock = clock
         self.signed_in = {ANN, SALES}
         self.kept: set[str] = set()
+        self.unreachable: set[str] = set()
+        self.ended: list[str] = []
         self.full = False
         self.rekeyed = 0
         self.deleted: list[str] = []
@@ -53,14 +62,19 @@ class FakeWorker(Worker):
     def token(self) -> Granted:
         return Granted("token", self.clock.boot(), 3600.0, sign_in=SignInFacts(key_from="keyring"))
 
-    async def acquire(self, grant: Grant, scopes: Scopes, held: str | None = None, rejected: str = "") -> Outcome:
+    async def acquire(
+        self, grant: Grant, scopes: Scopes, held: str | None = None, rejected: str = "", *, wanted: bool = False
+    ) -> Outcome:
         await trio.lowlevel.checkpoint()
         return self.token() if grant.login in self.signed_in else NO
 
-    async def sign_out(self, grant: Grant) -> Outcome:
+    async def sign_out(self, grant: Grant, *, revoke: bool = False) -> Outcome:
         await trio.lowlevel.checkpoint()
         if grant.login in self.kept:
             return READ_ONLY
+        if revoke and grant.login in self.unreachable:
+            return OFFLINE
+        self.ended += [grant.login] if revoke else []
         self.deleted.append(grant.login)
         return Granted("", 0.0, 0.0)
 
@@ -73,6 +87,8 @@ class FakeWorker(Worker):
         match ask(1):
             case Survey(keys=keys):
                 return Listed(tuple(StoredSignIn(key, "https://login.example.test/t", "client", key) for key in keys))
+            case Peek(place=place):
+                return Listed(tuple(StoredSignIn("", "", "", user) for user in place.path.split("/")))
             case Delete() if self.full:
                 return READ_ONLY
             case Delete(keys=keys):
@@ -159,6 +175,23 @@ async def agrees(event: Mapping[str, Any]) -> Mapping[str, Any]:
 
 async def never(event: Mapping[str, Any]) -> Mapping[str, Any]:
     raise AssertionError(event)
+
+
+class Person:
+    """Hears events, and answers each question alike."""
+
+    def __init__(self, answer: bool | None = True) -> None:
+        self.answer = answer
+        self.told: list[str] = []
+        self.questions = 0
+
+    async def __call__(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        await trio.lowlevel.checkpoint()
+        if event["event"] == "told":
+            self.told.append(event["message"])
+            return {}
+        self.questions += 1
+        return {"yes": self.answer}
 
 
 def said(result: object) -> tuple[bool, str, str]:
@@ -261,6 +294,26 @@ class TestWhoIsMeant:
 class TestSigningInAndOut:
     @both
     @in_trio_clock
+    async def test_no_codes_where_there_are_none(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """A provider without codes for mail is asked for none: the answer says what to do instead."""
+        own = account(BOB, provider=OWN, server=Server("", "https://x.test/a", "https://x.test/t"))
+        paste = account(SALES, provider="yahoo", server=PROVIDERS["yahoo"].server)
+        offers = account(MACHINE, provider=OWN, server=Server("https://x.test"))
+        async with commands(tmp_path, at_google(ANN), own, paste, offers, daemonless=daemonless) as world:
+            google, closed, yahoo = (said(world.commands.login(user, "device")) for user in (ANN, BOB, SALES))
+            flows = [world.commands.login(MACHINE, "device"), world.commands.login(ANN, "paste")]
+
+        assert (
+            False,
+            "Google signs no mail program in with a code on another device",
+            f"use `cms login {ANN} --browser` or `cms login {ANN} --paste`",
+        ) == google
+        assert closed[1].startswith("a server of your own signs no mail program in")
+        assert f"use `cms login {SALES} --paste`" == yahoo[2]
+        assert all(isinstance(each, Flow) for each in flows)
+
+    @both
+    @in_trio_clock
     async def test_an_import_is_taken_over(self, tmp_path: Path, *, daemonless: bool) -> None:
         """The keeper has its token; what cannot be imported changes nothing."""
         async with commands(tmp_path, account(BOB), daemonless=daemonless) as world:
@@ -272,6 +325,31 @@ class TestSigningInAndOut:
         assert (NO, [None]) == (refused, before)
         assert isinstance(taken, Granted)
         assert ["token"] == after
+
+    @both
+    @pytest.mark.parametrize(
+        ("users", "expected"),
+        [
+            ([BOB], BOB),
+            ([BOB.upper(), BOB, "stranger@x.test", ""], BOB),
+            ([ANN, BOB], ""),
+            (["stranger@x.test"], ""),
+            ([""], ""),
+            ([MACHINE], ""),
+            ([f"Bob <{BOB}>"], BOB),
+            (["*"], ""),
+        ],
+    )
+    @in_trio_clock
+    async def test_whose_sign_in_a_file_has(
+        self, tmp_path: Path, users: list[str], expected: str, *, daemonless: bool
+    ) -> None:
+        """The address of exactly one account that a person signs in to; none where there is only one account."""
+        accounts = account(ANN), account(BOB), account(MACHINE, sign_in="app")
+        async with commands(tmp_path, *accounts, daemonless=daemonless) as world:
+            assert expected == await world.commands.named_in(Place("/".join(users)))
+        async with commands(tmp_path, account(BOB), daemonless=daemonless) as world:
+            assert "" == await world.commands.named_in(Place(BOB))
 
     @both
     @in_trio_clock
@@ -338,6 +416,26 @@ class TestSigningInAndOut:
         else:
             assert (True, f"{ANN}: signed out, and the stored sign-in deleted") == (ok, message.partition("\n")[0])
             assert {"carol", ANN} <= {*world.worker.deleted}
+
+    @both
+    @in_trio_clock
+    async def test_a_sign_out_of_all_in_a_fleet_names_every_account(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """This host need not have a file or a token of a sign-in that the database has."""
+        events = list[Mapping[str, Any]]()
+
+        async def person(event: Mapping[str, Any]) -> Mapping[str, Any]:
+            await trio.lowlevel.checkpoint()
+            events.append(event)
+            return {"yes": True}
+
+        people = account(ANN), account(BOB), account(MACHINE, sign_in="app")
+        async with commands(tmp_path, *people, daemonless=daemonless) as world:
+            world.registry.config = replace(world.registry.config, fleet=Fleet("dbname=cms", (Source("keyring"),)))
+            ok, _, _ = said(await world.commands.errand("leave", {}, person))
+
+        listed = "Sign-ins of these accounts, on every host of the fleet:"
+        assert (True, f"{listed}\n  {ANN}\n  {BOB}") == (ok, events[0]["message"])
+        assert [ANN, BOB] == world.worker.deleted
 
     @both
     @in_trio_clock
@@ -412,6 +510,142 @@ class TestSigningInAndOut:
 
         assert (True, "there is nothing to prune: every stored sign-in has an account") == nothing[:2]
         assert ((True, "deleted: 1"), ["unlisted"]) == (pruned[:2], world.worker.deleted)
+
+
+class TestEndingAtTheProvider:
+    """`cms logout --revoke`."""
+
+    @both
+    @pytest.mark.parametrize("answer", ["yes", "no", "--yes"])
+    @in_trio_clock
+    async def test_a_person_sees_what_ends_and_agrees(self, tmp_path: Path, answer: str, *, daemonless: bool) -> None:
+        """Every sign-in of the project, at Google. Who says no keeps everything; --yes is not asked."""
+        ann, person = at_google(ANN), Person(answer == "yes")
+        async with commands(tmp_path, ann, account(BOB), daemonless=daemonless) as world:
+            world.store(ann.grant.key)
+            message = {"user": ANN, "yes": answer == "--yes"}
+            ok, message_, hint = said(await world.commands.errand("revoke", message, person))
+
+        (told,) = person.told
+        assert f"{ANN}: Google ends every sign-in of this user to the same Google project" in told
+        assert (answer != "--yes") == person.questions
+        if answer == "no":
+            assert (False, "nothing was changed", []) == (ok, message_, world.worker.deleted)
+            assert "`cms logout --revoke --yes`" in hint
+        else:
+            assert (True, [ANN], [ANN]) == (ok, world.worker.ended, world.worker.deleted)
+            assert message_.startswith(f"{ANN}: signed out, and the stored sign-in deleted")
+
+    @both
+    @in_trio_clock
+    async def test_a_provider_that_cannot_be_reached(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """The sign-in stays, with its token, and both are said."""
+        ann = at_google(ANN)
+        async with commands(tmp_path, ann, daemonless=daemonless) as world:
+            world.store(ann.grant.key)
+            world.worker.unreachable = {ANN}
+            failed = said(await world.commands.errand("revoke", {"yes": True}, Person()))
+            held = [bool(life.held) for life in world.registry.keepers[0].lives.values()]
+
+        assert (False, f"{ANN} is still signed in: the provider cannot be reached", "again") == failed
+        assert ([not daemonless], []) == (held, world.worker.deleted)
+
+    @both
+    @in_trio_clock
+    async def test_microsofts_accounts_cannot_be_ended(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """Nothing is done by halves: what to do instead is said, and nobody is asked."""
+        ann = account(ANN)
+        async with commands(tmp_path, ann, daemonless=daemonless) as world:
+            world.store(ann.grant.key)
+            ok, message, hint = said(await world.commands.errand("revoke", {"user": ANN}, never))
+
+        assert (False, []) == (ok, world.worker.deleted)
+        assert f"{ANN}: Microsoft lets no program end a sign-in by its token" in message
+        assert "revokeSignInSessions" in hint
+        assert f"`cms logout {ANN}` deletes" in hint
+
+    @both
+    @in_trio_clock
+    async def test_what_is_not_there_is_not_ended(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """Neither an application, nor who is unknown."""
+        accounts = at_google(BOB), account(MACHINE, sign_in="app")
+        async with commands(tmp_path, *accounts, daemonless=daemonless) as world:
+            machine, unknown = [
+                said(await world.commands.errand("revoke", {"user": user}, never)) for user in (MACHINE, "carol@x.test")
+            ]
+
+        assert f"{MACHINE} is not signed in: it gets its tokens by itself" == machine[1]
+        assert "deleted at the provider" in machine[2]
+        assert "there is no account 'carol@x.test'" == unknown[1]
+        assert [] == world.worker.ended
+
+    @both
+    @in_trio_clock
+    async def test_a_sign_in_without_an_account(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """cms does not know the application any more that it would have to name; a plain sign-out works."""
+        async with commands(tmp_path, account(ANN), daemonless=daemonless) as world:
+            world.store("unlisted")
+            ok, message, hint = said(await world.commands.errand("revoke", {"user": "unlisted"}, never))
+
+        assert (False, []) == (ok, world.worker.deleted)
+        assert "; cms serves no account of it" in message
+        assert "`cms logout USER`" in hint
+
+    @both
+    @in_trio_clock
+    async def test_all_of_several_providers(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """What cannot be ended is deleted here, as was said before; one that fails stays, and keeps none from its turn."""
+        people = at_google(ANN), at_google(BOB), account(SALES)
+        person = Person()
+        async with commands(tmp_path, *people, account(MACHINE, sign_in="app"), daemonless=daemonless) as world:
+            world.store(*(each.grant.key for each in people), "unlisted")
+            world.worker.unreachable = {ANN}
+            ok, message, _ = said(await world.commands.errand("revoke", {"all": True}, person))
+
+        first, rest, failed, ended = person.told
+        assert f"These are deleted here only:\n  {SALES}: Microsoft" in first
+        assert "  unlisted: " in first
+        assert f"{SALES}: signed out" in rest
+        assert "mysignins" in rest
+        assert f"{ANN} is still signed in: the provider cannot be reached\nagain" == failed
+        assert ended.startswith(f"{BOB}: signed out")
+        assert (False, "ended at the provider: 1 of 2") == (ok, message)
+        assert ([BOB], {"unlisted", SALES, BOB}) == (world.worker.ended, {*world.worker.deleted})
+
+    @both
+    @in_trio_clock
+    async def test_a_disk_that_deletes_nothing_ends_nothing(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """What only has to be deleted comes first."""
+        people = at_google(ANN), account(BOB)
+        async with commands(tmp_path, *people, daemonless=daemonless) as world:
+            world.store(*(each.grant.key for each in people))
+            world.worker.kept = {BOB}
+            ok, message, _ = said(await world.commands.errand("revoke", {"all": True}, Person()))
+
+        assert (False, []) == (ok, world.worker.ended)
+        assert f"{BOB} is still signed in: the disk is read-only" == message
+
+    @both
+    @in_trio_clock
+    async def test_only_the_store_knows_who_has_signed_in(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """An account that is named is never only deleted, and in a fleet none is: its database is asked for each."""
+        accounts = at_google(ANN), at_google(BOB)
+        fleet = Fleet("dbname=cms", (Source("keyring"),))
+        async with commands(tmp_path, *accounts, daemonless=daemonless) as world:
+            await world.commands.errand("revoke", {"user": BOB, "yes": True}, Person())
+            world.registry.config = replace(world.registry.config, fleet=fleet)
+            await world.commands.errand("revoke", {"all": True, "yes": True}, Person())
+
+        assert [BOB, ANN, BOB] == world.worker.ended == world.worker.deleted
+
+    @both
+    @in_trio_clock
+    async def test_nobody_at_all(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """Then nobody is asked."""
+        async with commands(tmp_path, at_google(BOB), daemonless=daemonless) as world:
+            ok, message, _ = said(await world.commands.errand("revoke", {"all": True}, never))
+
+        assert (True, "not signed in, so there was nothing to delete") == (ok, message.partition(": ")[2] or message)
 
 
 def _order(key: str) -> int:

@@ -22,8 +22,10 @@ from support.waiting import PATIENCE
 
 from cms.core.lifecycle import Life, NeedsSignIn, Token, Trouble
 from cms.core.notices import Facts, HowToSignIn
+from cms.core.policy import Unmapped
 from cms.daemon import desktop as notify
 from cms.daemon.hooks import DESKTOP, FACTS, MAX_BUTTONS, REPLACES, Hooks
+from cms.system import users
 from cms.system.tcp_owner import is_held_by
 
 ANN = "ann@example.test"
@@ -197,6 +199,19 @@ def test_a_button_opens_no_page_that_cms_has_left(
 
 
 @pytest.mark.parametrize("capabilities", [["body", "actions"]])
+def test_a_button_opens_no_page_where_the_users_number_stands_for_many(
+    service: Service, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    """In a user namespace the program at that port may be any user's who is not in it."""
+    service.add_portal()
+    service.then = [PRESSED]
+    monkeypatch.setattr(users, "unmapped", lambda: Unmapped(os.geteuid(), None))
+
+    assert 0 == tell(monkeypatch, CMS_BUTTON="yes", CMS_PAGE=page)
+    assert [] == service.opened
+
+
+@pytest.mark.parametrize("capabilities", [["body", "actions"]])
 def test_a_button_opens_the_providers_page(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where cms has none: it is not on this machine, and whose it is TLS tells."""
     service.add_portal()
@@ -284,6 +299,14 @@ def test_every_event_that_a_desktop_hears_of_has_a_title() -> None:
     """And nothing that waits for a person is shown as if it could wait."""
     assert set(DESKTOP.events) == set(notify.TITLES)
     assert ("cms: ", notify.NORMAL) == notify.title_of({})
+
+
+def test_a_title_says_whose_account_it_is() -> None:
+    """A person with accounts at several providers sees whose page comes next; Microsoft's is not named."""
+    facts = {"CMS_EVENT": "sign-in-required", "CMS_ACCOUNT": "ann@gmail.com", "CMS_PROVIDER": "google"}
+
+    assert "Sign in to send mail: ann@gmail.com (Google)" == notify.title_of(facts)[0]
+    assert "Sign in to send mail: ann@gmail.com" == notify.title_of(facts | {"CMS_PROVIDER": "microsoft"})[0]
 
 
 def test_a_desktop_that_shows_nothing_is_no_fault(

@@ -245,6 +245,10 @@ class TestSurroundings:
         assert ("sign-in-required", ANN, "50173", "1800000000", "", "") == tuple(
             said[name] for name in ("CMS_EVENT", "CMS_ACCOUNT", "CMS_AADSTS", "CMS_DUE", "CMS_URL", "CMS_CODE")
         )
+        assert ("microsoft", "google") == (
+            said["CMS_PROVIDER"],
+            facts_of(replace(NOTICE, provider="google"))["CMS_PROVIDER"],
+        )
 
     def test_a_text_from_elsewhere_stays_in_its_line(self) -> None:
         """Messages have parts that a provider wrote: no control character and no end of the world in them."""

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from support.trio_run import FakeClock, in_trio_clock
 
 from cms.core.accounts import Grant, Scopes
-from cms.core.budget import DAY, MINTS_PER_DAY
+from cms.core.budget import DAY, MINT_INTERVAL, MINTS_PER_DAY
 from cms.core.lifecycle import (
     PAUSE_AFTER_GRANT,
     Deny,
@@ -34,8 +34,9 @@ from cms.core.lifecycle import (
     token_hash,
 )
 from cms.core.looks import FIRST_LOOK, Look
-from cms.daemon.keeper import Keeper
+from cms.daemon.keeper import LOOK_AGAIN, Keeper
 from cms.daemon.schedule import Schedule
+from cms.grants.messages import Looked
 from cms_oauth import wire
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send",)
@@ -63,11 +64,17 @@ class FakeProvider:
         self.asked: list[tuple[float, Scopes]] = []
         # The hashes that it was asked with: of the held token, and of a refused one.
         self.named: list[tuple[str, str]] = []
+        # What looks find, in turn, and then nothing; and what they were asked with.
+        self.elsewhere: deque[Outcome | Looked] = deque()
+        self.looked: list[tuple[Scopes, str]] = []
+        # Whether each was asked for by a client or a person.
+        self.wanted: list[bool] = []
         self.under_way = 0
 
-    async def acquire(self, _grant: Grant, scopes: Scopes, held: str, rejected: str) -> Outcome:
+    async def acquire(self, _grant: Grant, scopes: Scopes, held: str, rejected: str, /, *, wanted: bool) -> Outcome:
         self.asked.append((self.clock.boot(), scopes))
         self.named.append((held, rejected))
+        self.wanted.append(wanted)
         self.under_way += 1
         assert self.under_way == 1, "one question at a time for each grant"
         try:
@@ -78,6 +85,11 @@ class FakeProvider:
         if isinstance(end, Exception):
             raise end
         return end
+
+    async def look(self, _grant: Grant, scopes: Scopes, held: str) -> Outcome | Looked:
+        self.looked.append((scopes, held))
+        await trio.sleep(self.takes)
+        return self.elsewhere.popleft() if self.elsewhere else Looked(0.0)
 
     def token(self, who: str = "a@example.test") -> Granted:
         sign_in = SignInFacts(key_from="fake", who=who)
@@ -112,6 +124,7 @@ class World:
             grant,
             self.provider.acquire,
             self.clock,
+            look=self.provider.look,
             jitter=lambda: self.jitter,
             replan=self.schedule.plan,
             on_change=self.note,
@@ -392,7 +405,7 @@ async def test_a_sign_in_that_fails_changes_nothing() -> None:
 async def test_a_failure_tells_of_the_sign_in() -> None:
     """A daemon that starts while the provider is down knows when the sign-in was given and redeemed, for the forecast."""
     ending = Ending(1.0, 2.0, 70043)
-    known = replace(DOWN, sign_in=replace(DOWN.sign_in, given_at=5.0, redeemed_at=7.0, endings=(ending,)))
+    known = replace(DOWN, sign_in=SignInFacts(given_at=5.0, redeemed_at=7.0, endings=(ending,), ends_at=8.0))
     async with keeping(known) as world:
         await trio.sleep(1.0)
         keeper = world.keeper
@@ -404,9 +417,10 @@ async def test_a_failure_tells_of_the_sign_in() -> None:
         keeper._absorb(MAIL, DOWN)
 
         assert (5.0, 7.0, (ending,)) == first
+        assert 8.0 == keeper.sign_in.ends_at
         assert (9.0, 5.0) == (newer, keeper.sign_in.given_at)
         keeper.signed_out()
-        assert (0.0, 0.0, ()) == (keeper.sign_in.given_at, keeper.sign_in.redeemed_at, keeper.sign_in.endings)
+        assert SignInFacts(persisted=None, who=keeper.who) == replace(keeper.sign_in, key_from="")
 
 
 @in_trio_clock
@@ -523,6 +537,22 @@ async def test_the_worker_is_told_which_token_is_held_and_which_is_refused() -> 
 
     held = [rejected(f"token-{number}") for number in (1, 1, 1, 4)]
     assert [("", ""), *((each, each) for each in held[:3]), (held[3], "")] == world.provider.named[:5]
+
+
+@in_trio_clock
+async def test_the_worker_is_told_what_a_client_or_a_person_wanted() -> None:
+    """A token in place of a refused one, more life, and the owner's refresh until it works; not what is due by itself."""
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        await world.secret(rejected=rejected("token-1"))
+        await trio.sleep(MINT_INTERVAL)
+        await world.secret(min_valid=int(HOUR))
+        await trio.sleep(2.0)
+        world.provider.script.append(DOWN)
+        world.keeper.refresh()
+        await trio.sleep(HOUR)
+
+    assert [False, *[True] * 4, False] == world.provider.wanted
 
 
 @in_trio_clock
@@ -992,6 +1022,22 @@ async def test_a_refusal_by_the_connection_is_looked_at_again() -> None:
 
 
 @in_trio_clock
+async def test_a_refusal_by_the_connection_of_one_host() -> None:
+    """Another host of the fleet may go on: its token is looked for each minute, and taken; the provider is not asked for it."""
+    async with keeping(BLOCKED, BLOCKED) as world:
+        world.keeper.sign_in = replace(world.keeper.sign_in, given_at=2000.0, shared=True)
+        world.provider.elsewhere.extend([Looked(2000.0, shared=True)] * 2)
+        await trio.sleep(150.0)
+        assert ([(MAIL, "")] * 2, 1) == (world.provider.looked, len(world.provider.asked))
+        world.provider.elsewhere.append(replace(elsewhere(world), issued=world.clock.boot()))
+        await trio.sleep(60.0)
+
+        assert ("token-elsewhere", 1) == (await world.secret(), len(world.provider.asked))
+        await trio.sleep(300.0)
+        assert 3 == len(world.provider.looked)
+
+
+@in_trio_clock
 async def test_a_client_does_not_hurry_a_look() -> None:
     """However many ask, and for whatever: they are told that a person can sign in, and when cms asks again."""
     async with keeping(BLOCKED) as world:
@@ -1110,3 +1156,159 @@ async def test_one_look_that_is_granted_brings_the_others_forward() -> None:
         await world.keeper.settled()
 
         assert all(isinstance(life.held, Token) for life in world.keeper.lives.values())
+
+
+def elsewhere(world: World, secret: str = "token-elsewhere", **facts: Any) -> Granted:
+    """A token that another host has."""
+    facts = {"who": "a@example.test", "given_at": 2000.0, "redeemed_at": 2100.0, **facts}
+    return Granted(secret, world.clock.boot(), HOUR, (), SignInFacts(**facts), refresh_in=HOUR / 3)
+
+
+@in_trio_clock
+async def test_a_sign_in_on_another_host_ends_the_wait_for_one_here() -> None:
+    """Its token serves at once, with the facts of that sign-in, and the other scopes are asked for; nobody polls."""
+    async with keeping(NOBODY, NOBODY, grant=BOTH) as world:
+        await trio.sleep(3.0)
+        world.provider.elsewhere.append(elsewhere(world))
+        world.keeper.heard()
+        await trio.sleep(0.15)
+        known = world.keeper.sign_in
+
+        assert ("token-elsewhere", 2000.0, 2100.0) == (await world.secret(), known.given_at, known.redeemed_at)
+        await trio.sleep(3.0)
+        assert (3, GRAPH) == (len(world.provider.asked), world.provider.asked[-1][1])
+        assert [(MAIL, "")] == world.provider.looked
+
+
+@in_trio_clock
+async def test_a_sign_in_on_another_host_without_a_token_for_these_scopes_makes_a_fetch_due() -> None:
+    """The worker has it from there, or redeems the new sign-in."""
+    async with keeping(REVOKED) as world:
+        await trio.sleep(2.0)
+        world.provider.elsewhere.append(Looked(3000.0))
+        world.keeper.heard()
+        await trio.sleep(2.0)
+
+        assert ("token-2", 2) == (await world.secret(), len(world.provider.asked))
+
+
+@in_trio_clock
+async def test_what_was_not_shared_is_seen_to_be() -> None:
+    """A look says whether the other hosts have the sign-in by now. Its token stays."""
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        for shared in (False, True):
+            world.provider.elsewhere.append(Looked(world.keeper.sign_in.given_at, shared=shared))
+            world.keeper.heard()
+            await trio.sleep(2.0)
+            assert shared is world.keeper.sign_in.shared
+
+        assert ("token-1", 1) == (await world.secret(), len(world.provider.asked))
+
+
+@in_trio_clock
+async def test_a_sign_out_on_another_host_is_one_here() -> None:
+    """No token is answered from then on. To hear of it twice, or of one's own sign-out, changes nothing."""
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        for _ in range(2):
+            world.provider.elsewhere.append(NOBODY)
+            world.keeper.heard()
+            await trio.sleep(2.0)
+
+            assert "sign-in-required" == await world.secret()
+        since = world.life.phase.since if isinstance(world.life.phase, NeedsSignIn) else 0.0
+
+    assert (1, 2) == (len(world.provider.asked), len(world.changes))
+    assert since < world.clock.boot() - 2.0
+
+
+@in_trio_clock
+async def test_a_refusal_on_another_host_is_known_here_and_costs_no_valid_token() -> None:
+    """The person is told before this host's token expires. What this host knows of its own refusal is not overwritten."""
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        for told in (REVOKED, NOBODY):
+            world.provider.elsewhere.append(told)
+            world.keeper.heard()
+            await trio.sleep(2.0)
+
+            assert REVOKED.trouble == (world.life.phase.trouble if isinstance(world.life.phase, NeedsSignIn) else None)
+            assert "token-1" == await world.secret()
+
+
+@in_trio_clock
+async def test_another_token_of_the_same_sign_in_is_taken_with_its_renewal() -> None:
+    """As after a failover of the database, when every host looks at every grant."""
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        world.provider.elsewhere.append(elsewhere(world, given_at=0.0))
+        world.keeper.heard()
+        await trio.sleep(1.0)
+        taken = await world.secret()
+        await trio.sleep(HOUR / 3)
+
+    held = token_hash("token-1")
+    assert ("token-elsewhere", [(MAIL, held)]) == (taken, world.provider.looked)
+    assert [0.0, round(2.1 + HOUR / 3, 1)] == world.provider.times
+
+
+@in_trio_clock
+async def test_a_host_that_only_serves_has_its_wish_for_another_token() -> None:
+    """A host that can renew the token hears of it, and does."""
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        world.provider.elsewhere.append(Looked(0.0, wished=True))
+        world.keeper.heard()
+        await trio.sleep(2.0)
+
+        assert ("token-2", [False, True]) == (await world.secret(), world.provider.wanted)
+
+
+@in_trio_clock
+async def test_a_host_that_only_serves_asks_again_after_a_sign_out() -> None:
+    """It is told of sign-ins, but not of the first token of one."""
+    serves_only = Refused(Trouble("relay", "no host has a token yet", "sign in there"), again_in=300.0)
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        world.provider.elsewhere.append(serves_only)
+        world.provider.script.append(serves_only)
+        world.keeper.heard()
+        await trio.sleep(2.0)
+        without = await world.secret()
+        await trio.sleep(300.0)
+
+        assert ("unavailable", "token-3") == (without, await world.secret())
+
+
+@in_trio_clock
+async def test_what_cannot_be_looked_at_is_looked_at_again() -> None:
+    """A database that is away for a while hides no sign-out for good."""
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        world.provider.elsewhere.extend([DOWN, NOBODY])
+        world.keeper.heard()
+        await trio.sleep(2.0)
+        before = await world.secret()
+        await trio.sleep(LOOK_AGAIN)
+
+        assert ("token-1", "sign-in-required") == (before, await world.secret())
+
+
+@in_trio_clock
+async def test_a_look_waits_for_the_question_under_way_and_a_sign_in_here_counts_more() -> None:
+    """One question at a time; what was seen before a sign-in on this host is out of date."""
+    async with keeping() as world:
+        await trio.sleep(0.05)
+        world.keeper.heard()
+        await trio.sleep(0.01)
+        assert ([], 1) == (world.provider.looked, world.provider.under_way)
+        await trio.sleep(2.0)
+        world.provider.elsewhere.append(NOBODY)
+        world.keeper.heard()
+        await trio.sleep(0.05)
+        world.keeper.signed_in(MAIL, world.provider.token())
+        await trio.sleep(2.0)
+
+        assert 2 == len(world.provider.looked)
+        assert (await world.secret()).startswith("token-")

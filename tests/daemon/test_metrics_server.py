@@ -76,20 +76,30 @@ async def test_a_fault_ends_one_connection_only() -> None:
     assert ["metrics failed"] == [each["event"] for each in logged]
 
 
-@in_trio
-async def test_silent_connections_do_not_keep_monitoring_out() -> None:
-    """The oldest makes room: each user of the machine can connect to a port."""
-    server = MetricsServer(metrics)
-    async with trio.open_nursery() as nursery:
-        silent = []
-        for _ in range(MAX_CONNECTIONS):
-            ours, theirs = trio.testing.memory_stream_pair()
-            silent.append(ours)
-            nursery.start_soon(server.serve, theirs)
-            await trio.testing.wait_all_tasks_blocked()
-        assert b"HTTP/1.1 200 OK" == (await ask(server, get())).splitlines()[0]
-        assert b"" == await silent[0].receive_some()
-        nursery.cancel_scope.cancel()
+@pytest.mark.parametrize("said", [b"", get()], ids=["asks nothing", "does not read"])
+def test_silent_connections_do_not_keep_monitoring_out(said: bytes) -> None:
+    """The oldest makes room: each user of the machine can connect to a port, ask nothing, or not read the answer."""
+
+    @in_trio
+    async def run() -> None:
+        server = MetricsServer(metrics)
+        async with trio.open_nursery() as nursery:
+            silent = []
+            for _ in range(MAX_CONNECTIONS):
+                # What is sent waits until it is read, as where the metrics are longer than a socket's buffer.
+                ours, theirs = trio.testing.lockstep_stream_pair()
+                silent.append(ours)
+                nursery.start_soon(server.serve, theirs)
+                if said:
+                    await ours.send_all(said)
+                await trio.testing.wait_all_tasks_blocked()
+            assert b"HTTP/1.1 200 OK" == (await ask(server, get())).splitlines()[0]
+            # The oldest was closed; a stream of this kind still has what was not read.
+            with pytest.raises(trio.BrokenResourceError):
+                await silent[0].send_all(b"x")
+            nursery.cancel_scope.cancel()
+
+    run()
 
 
 @in_trio

@@ -12,9 +12,10 @@ from typing import Any
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from support.status_rows import DAEMON, ENTRIES, EXPECTED, given, row_of
 
+from cms.core.accounts import FleetFacts
 from cms.core.status import STATES, as_json
 from cms.daemon import openmetrics
-from cms.daemon.worker import BOUNDS
+from cms.daemon.refreshes import BOUNDS
 
 COUNTERS = {
     "requests": {"granted": 7, "denied": 2},
@@ -82,6 +83,27 @@ def test_a_certificate() -> None:
     labels = {"user": "o0@x", "protocols": "SMTP,IMAP"}
 
     assert 60.0 == of(read(document("ok", credential_ends_in=60)), "cms_certificate_left_seconds", **labels)
+
+
+def test_a_shared_sign_in() -> None:
+    """Whether the fleet's database has it; nothing is said of one that this host keeps alone, or by an older daemon."""
+    labels = {"user": "o0@x", "protocols": "SMTP,IMAP"}
+    alone, older = document("ok"), document("ok")
+    for row in older["accounts"]:
+        del row["shared"]
+
+    assert [1.0, 0.0] == [
+        of(read(document("ok", shared=each)), "cms_sign_in_shared", **labels) for each in (True, False)
+    ]
+    assert not any(name == "cms_sign_in_shared" for each in (alone, older) for name, _ in read(each))
+
+
+def test_a_database_that_is_away() -> None:
+    """In seconds, 0 if it can be asked; nothing without a fleet."""
+    sent = [as_json([], replace(DAEMON, fleet=each)) for each in (FleetFacts(300.0, "x"), FleetFacts(), None)]
+    found = [read(json.loads(json.dumps(each))) for each in sent]
+
+    assert [300.0, 0.0, None] == [each.get(("cms_fleet_away_seconds", frozenset())) for each in found]
 
 
 def test_the_counters() -> None:

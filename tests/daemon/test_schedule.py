@@ -35,7 +35,7 @@ class World:
         self.schedule.plan(keeper)
         return keeper
 
-    async def acquire(self, grant: Grant, _scopes: Scopes, _held: str, _rejected: str) -> Outcome:
+    async def acquire(self, grant: Grant, _scopes: Scopes, _held: str, _rejected: str, **_more: bool) -> Outcome:
         self.asked.append(grant.login)
         self.asking += 1
         self.most = max(self.most, self.asking)

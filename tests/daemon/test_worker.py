@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import trio.testing
 from structlog.testing import capture_logs
 from support.trio_run import in_trio, in_trio_jumps, jump, until
 
-from cms.core.accounts import Grant
+from cms.core.accounts import Fleet, Grant
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms.daemon import worker as module
 from cms.daemon.children import LOG_LINE, LOG_LINES, LogLines, _log_lines, worker_environment
-from cms.daemon.worker import BOUNDS, WORKER_MARGIN, Refreshes, Worker
-from cms.grants.messages import Acquire, Done, Open, Place, Prompt, pack
+from cms.daemon.refreshes import BOUNDS, Refreshes
+from cms.daemon.worker import WORKER_MARGIN, Worker
+from cms.grants.messages import Acquire, Done, Heard, Looked, Open, Place, Prompt, Told, pack
 
 FAKE = str(Path(__file__).parent.parent / "support" / "fake_worker.py")
 SCOPES = ("https://outlook.office.com/SMTP.Send",)
@@ -46,7 +48,7 @@ def grant(what: str) -> Grant:
 @asynccontextmanager
 async def running(folder: Path, **options: Any) -> AsyncIterator[Worker]:
     """A Worker over the fake program, ended after the block."""
-    opened = Open(str(folder), timeout=TIMEOUT)
+    opened = Open(str(folder), timeout=TIMEOUT, fleet=options.pop("fleet", None))
     worker = Worker(opened, **{"argv": [sys.executable, FAKE], **options})
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: worker.run(task_status=task_status))
@@ -198,7 +200,7 @@ async def test_only_the_hung_question_fails(tmp_path: Path) -> None:
 async def test_a_question_that_waits_for_its_turn_does_not_hang(tmp_path: Path) -> None:
     """Its deadline counts from the last answer to an older question: a busy worker is not a hung one."""
     worker = Worker(Open(str(tmp_path), timeout=TIMEOUT), argv=[sys.executable, FAKE])
-    child = module._Child(worker._opened, [], {})
+    child = module._Child(worker._opened, [], {}, print)
     question = module._Question(5, grant("a"))
     alone = child._deadline(question)
     child._answered.extend([(4, question.due + 30.0), (9, question.due + 60.0)])
@@ -210,7 +212,7 @@ def test_answers_are_looked_at_together() -> None:
     """The first is taken at once; those that come next wait a moment for others, unless nothing else is under way."""
 
     async def gathers() -> None:
-        child = module._Child(Open(""), [], {})
+        child = module._Child(Open(""), [], {}, print)
         questions = [module._Question(number, grant(f"user{number}")) for number in range(3)]
         for each in questions:
             child.ask(each, Acquire(each.number, each.grant, SCOPES))
@@ -251,6 +253,20 @@ async def test_unexpected_answers_are_ignored(tmp_path: Path) -> None:
     ignored = [line for line in lines if "no question" in line["event"]]
     assert (["granted", "granted"], 1) == (answers, len(started(tmp_path)))
     assert [{"event", "log_level", "number"}] * 2 == [set(line) for line in ignored]
+
+
+@in_trio
+async def test_what_other_hosts_do_is_heard_and_looked_at(tmp_path: Path) -> None:
+    """What is heard belongs to no question. A look ends with a token, or with the word that there is nothing else."""
+    told: list[Told] = []
+    async with running(tmp_path) as worker:
+        worker.told = told.append
+        assert isinstance(await ask(worker, "told"), Granted)
+        alike = await worker.look(grant("alike"), SCOPES, "hash")
+        other = await worker.look(grant("other"), SCOPES, "hash")
+
+    assert [Heard(("a-grant",))] == told
+    assert (Looked(5.0), Granted) == (alike, type(other))
 
 
 @in_trio
@@ -328,7 +344,7 @@ async def test_the_worker_gets_the_table_and_no_descriptor(tmp_path: Path, monke
         ("CREDENTIALS_DIRECTORY", True), ("no_proxy", True), ("SSL_CERT_DIR", True), ("REQUESTS_CA_BUNDLE", True),
         ("SSLKEYLOGFILE", False), ("PYTHONPATH", False), ("PYTHONHOME", False), ("LISTEN_PID", False),
         ("NOTIFY_SOCKET", False), ("WATCHDOG_PID", False), ("LD_PRELOAD", False), ("HOMEBREW", False),
-        ("REQUESTS", False), ("INVOCATION_ID", False),
+        ("REQUESTS", False), ("INVOCATION_ID", False), ("PGHOST", False), ("PGPASSWORD", False), ("PGSERVICE", False),
     ],
 )  # fmt: skip
 def test_the_environment_is_an_allow_list(name: str, passes: bool) -> None:
@@ -397,6 +413,40 @@ async def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
         after = kind(await ask(worker, "b"))
 
     assert ("granted", "granted", 2) == (before, after, len(started(tmp_path)))
+
+
+@in_trio_jumps
+async def test_what_other_hosts_did_while_a_fleets_worker_was_dead_is_looked_at(tmp_path: Path) -> None:
+    """Its next question starts another process, or after some seconds that is done for this alone. Both look at all grants."""
+    told: list[Told] = []
+    async with running(tmp_path, fleet=Fleet("dbname=cms", ())) as worker:
+        worker.told = told.append
+        await ask(worker, "a")
+        os.kill(started(tmp_path)[0], signal.SIGKILL)
+        await ask(worker, "b")
+        assert [Heard(())] == told
+        os.kill(started(tmp_path)[1], signal.SIGKILL)
+        await until(lambda: not worker._children)
+        await trio.testing.wait_all_tasks_blocked()
+        jump(module.DEAF_SECONDS)
+        await until(lambda: len(started(tmp_path)) == 3)
+
+    assert [Heard(()), Heard(())] == told
+
+
+@in_trio
+async def test_a_reload_leaves_no_fleets_worker_deaf(tmp_path: Path) -> None:
+    """The process of the new settings is asked at once. What a new fleet has is seen when a token is due."""
+    told: list[Told] = []
+    fleet = Fleet("dbname=cms", ())
+    async with running(tmp_path) as worker:
+        worker.told = told.append
+        for each in (fleet, replace(fleet, schema="mail")):
+            assert worker.reopen(Open(str(tmp_path), fleet=each))
+        assert [] == told
+        assert worker.reopen(Open(str(tmp_path), ca="/ca.pem", fleet=replace(fleet, schema="mail")))
+
+    assert [Heard(())] == told
 
 
 @in_trio

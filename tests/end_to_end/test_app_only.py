@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import smtplib
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -15,6 +14,7 @@ import pytest
 from support.daemon import Daemon, ask
 from support.metadata import ASSIGNED_ID, OWN_ID, Metadata
 from support.proofs import DAY, AppCertificate, Issuer, write_private
+from support.submitting import log_in, sasl
 from support.waiting import until
 from support.whole_daemon import HOUR, WholeDaemon, on_moving_clock, whole_daemon
 
@@ -42,24 +42,6 @@ def accounts(folder: Path, entra: Entra, said: str) -> str:
 def app(said: str) -> str:
     """Return the arguments of an application's mailbox."""
     return f'sign_in="app", tenant="{TENANT}", client_id="{APP_ID}", {said}'
-
-
-def sasl(sock: Path, user: str, protocol: str = "SMTP") -> tuple[str, str]:
-    """Return the user and the token of the SASL string that is served for a name."""
-    said = ask(sock, f"{protocol} {user}\n".encode()).decode()
-    name, _, rest = said.removeprefix("user=").partition("\x01auth=Bearer ")
-    assert rest.endswith("\x01\x01"), said
-    return name, rest[:-2]
-
-
-def log_in(entra: Entra, server: Submission, user: str, token: str) -> None:
-    """Log in at the submission server."""
-    with smtplib.SMTP("localhost", server.port) as client:
-        client.starttls(context=ssl.create_default_context(cafile=entra.ca_file))
-        client.ehlo()
-        client.auth(
-            "XOAUTH2", lambda challenge=None: "" if challenge else f"user={user}\x01auth=Bearer {token}\x01\x01"
-        )
 
 
 @pytest.fixture

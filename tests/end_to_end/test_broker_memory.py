@@ -178,7 +178,7 @@ def test_the_search_finds_what_is_there(story: Story) -> None:
     } <= story.told(story.workers, ["code_verifier", "client_secret", "refresh_token", "vault key"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def processes(broker: Broker) -> Iterator[dict[str, int]]:
     """The daemon and a worker that is at work."""
     with broker.signing_in("paste"):
@@ -250,6 +250,7 @@ def test_the_worker_gets_what_it_needs(broker: Broker, tmp_path: Path) -> None:
     assert {**broker.daemon.environment, **WANTED} == theirs
 
 
+@pytest.mark.usefixtures("story")  # in which the account is signed in
 def test_nothing_is_imported_from_the_current_folder(broker: Broker) -> None:
     """A keyring.py that lies where cms is started is not run by daemon, worker or client; it would be by plain Python."""
     trap = broker.daemon.folder / "trap"

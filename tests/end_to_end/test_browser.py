@@ -191,13 +191,13 @@ def port() -> Iterator[Port]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            at.asked.append(self.path)
             page, kind = (SCRIPT, "text/javascript") if self.path == pages.SCRIPT_PATH else (at.page, "text/html")
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Security-Policy", pages.POLICY)
             self.end_headers()
             self.wfile.write(page.encode())
-            at.asked.append(self.path)
 
         def log_message(self, *_said: object) -> None:
             """Say nothing."""

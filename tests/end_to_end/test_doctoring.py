@@ -24,12 +24,15 @@ USER = "user.of.mail@domain.com"
 # A machine's name that only this test has. The socket is named after the machine, so that the name is in what is found.
 HOST = "m7x-of-q8z"
 
-# The command, with the ports of the test's mail servers, which no configuration can name.
+# The command, with the ports of the test's mail servers, which no configuration can name, and with patience.
 _COMMAND = """
 import json, sys
 from dataclasses import replace
+from functools import partial
 from cms import main
 from cms.cli.commands import doctor
+from cms.cli.doctor.examination import Limits
+doctor.Examination = partial(doctor.Examination, limits=Limits(step=60.0, mail=60.0, check=60.0))
 hosts, *arguments = sys.argv[1:]
 def swap(accounts):
     return tuple(replace(each, **json.loads(hosts)) for each in accounts)

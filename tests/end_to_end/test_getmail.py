@@ -8,23 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 from support.fragments import contrib, explains, page, shown
+from support.getmail import patient
 from support.person import USER
 from support.programs import require_program
 from support.reachable import Installation
 from support.servers import MailServers
 from support.terminal import Login, login
-
-# A process of getmail's own delivers each message. Before 6.19.09 getmail waits for the signal of its end, and where that
-# comes before getmail waits, as on a busy machine it may, getmail hangs for minutes and forgets that the message is
-# there (https://github.com/getmail6/getmail6/issues/245). Here it waits for the process, as newer ones do.
-_WAIT_FOR_THE_PROCESS = """
-import os
-from getmailcore.baseclasses import ForkingBase
-
-if hasattr(ForkingBase, "_child_handler"):
-    ForkingBase._prepare_child = lambda self: None
-    ForkingBase._wait_for_child = lambda self, pid: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +22,6 @@ def signed_in(installation: Installation, servers: MailServers) -> Iterator[Logi
     require_program("getmail", "getmail6")
     with login(installation, servers) as owner:
         assert owner.shell("mkdir -p ~/Mail/cur ~/Mail/new ~/Mail/tmp").returncode == 0
-        # Python runs a file of this name by itself. cms's commands run isolated from it.
-        owner.file("python/sitecustomize.py", _WAIT_FOR_THE_PROCESS)
         yield owner
 
 
@@ -49,7 +36,7 @@ def configure(owner: Login, **words: str) -> None:
 
 
 def fetch(owner: Login, command: str = "getmail", **environment: str) -> subprocess.CompletedProcess[str]:
-    return owner.shell(command, PYTHONPATH=f"{owner.home}/python", **environment)
+    return owner.shell(command, **patient(owner), **environment)
 
 
 def fetched(owner: Login) -> list[str]:

@@ -119,6 +119,18 @@ def test_a_series_arrives_by_msmtp(signed_in: Person) -> None:
     assert_arrives(signed_in, prefix)
 
 
+def test_another_provider_is_an_identity(signed_in: Person) -> None:
+    """With `--identity=gmail` the other account sends: here msmtp has none for it, and by git itself there is a token."""
+    signed_in.file(".gitconfig", contrib("gitconfig-msmtp"))
+    by_msmtp = signed_in.run("git", "-C", "work", "send-email", "--identity=gmail", "--dry-run", f"--to={READER}", "-1")
+    use_helper(signed_in)
+    server = signed_in.run("git", "config", "sendemail.gmail.smtpServer").stdout.strip()
+
+    assert "From: User Name <user@gmail.com>" in by_msmtp.stdout, by_msmtp.stderr
+    assert "user@gmail.com" in by_msmtp.stdout.partition("Sendmail: ")[2].partition("\n")[0]
+    assert "password=" in credential(signed_in, "fill", host=f"{server}:587").stdout
+
+
 def test_a_series_arrives_with_the_configuration_of_the_cms_document(signed_in: Person) -> None:
     """Literally as it is there."""
     signed_in.file(".gitconfig", CMS_DOCUMENT)

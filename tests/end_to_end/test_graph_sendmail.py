@@ -9,12 +9,14 @@ from itertools import count
 
 import pytest
 from support.contrib import replaced
+from support.daemon import ask
 from support.fragments import explains, shown
 from support.person import READER, USER
 from support.programs import require_program
 from support.reachable import Installation
 from support.servers import MailServers
 from support.terminal import Login, login
+from support.waiting import until
 
 from cms.sandbox.graph import Posted
 
@@ -40,7 +42,13 @@ def signed_in(installation: Installation, servers: MailServers) -> Iterator[Logi
             " echo 1 >file && git add file && git commit -qm größe"
         )
         assert done.returncode == 0, done.stderr
+        await_token(owner)
         yield owner
+
+
+def await_token(owner: Login) -> None:
+    """Wait for the token for Graph: the sign-in itself gives one for IMAP, and programs wait for seconds only."""
+    until(lambda: ask(owner.socket, f"GRAPH,token {USER}\n".encode()), "a token for Graph")
 
 
 def run(owner: Login, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -174,6 +182,7 @@ def test_without_a_token(signed_in: Login) -> None:
     signed_in.logout()
     done = run(signed_in, "git", "-C", "work", "send-email", f"--to={READER}", "--confirm=never", "-1")
     signed_in.login()
+    await_token(signed_in)
 
     assert 0 != done.returncode
     assert "(sign-in-required)" in done.stderr

@@ -76,8 +76,9 @@ def introspected(broker: Daemon, entra: Entra) -> str:
 def test_they_are_used_together(cms: Installation) -> None:
     """Each library is Debian's own in a version that is allowed, or at its lower bound; none is that of the tests."""
     program = (
-        "import importlib, importlib.metadata, json, sys; print(json.dumps({name: "
-        "[importlib.import_module({'pyjwt': 'jwt'}.get(name, name.replace('-', '_'))).__file__, importlib.metadata.version(name)] for name in sys.argv[1:]}))"
+        "import importlib, importlib.metadata, json, sys; modules = {'pyjwt': 'jwt', 'dnspython': 'dns'}; "
+        "print(json.dumps({name: [importlib.import_module(modules.get(name, name.replace('-', '_'))).__file__, "
+        "importlib.metadata.version(name)] for name in sys.argv[1:]}))"
     )
     names = [each.name for each in LIBRARIES]
     done = subprocess.run([cms.python, "-I", "-c", program, *names], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from support.daemon import Daemon, account_line, ask, settings_lines
 from support.reachable import ALICE
 from support.waiting import until
 
-from cms.core.status import LONG_TOKEN
+from cms.core.preflight import LONG_TOKEN
 from cms.sandbox.entra import Entra
 
 ME = "me@domain.com"

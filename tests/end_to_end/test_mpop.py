@@ -53,6 +53,15 @@ def test_mail_is_fetched(signed_in: Person, mechanism: str) -> None:
     assert f"method={mechanism.upper()}" in signed_in.servers.log()
 
 
+def test_another_account_asks_for_its_own_token(signed_in: Person) -> None:
+    """The example's second provider is an account of its own: cms says that this one is not configured here."""
+    configure(signed_in)
+    done = signed_in.run("mpop", "-q", "gmail")
+
+    assert 0 != done.returncode
+    assert "(unknown-account)" in done.stderr
+
+
 def test_without_a_broker_no_login_is_tried(signed_in: Person) -> None:
     """mpop ends with 78, says why in cms's words, and fetches the mail the next time."""
     configure(signed_in)

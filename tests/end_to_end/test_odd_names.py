@@ -14,6 +14,7 @@ from email.utils import parseaddr
 import pytest
 from support.contrib import ODD, replaced
 from support.fragments import contrib, shown
+from support.getmail import patient
 from support.person import READER
 from support.programs import require_program
 from support.reachable import Installation
@@ -92,8 +93,8 @@ def configure(owner: Login, file: str, goes: str) -> None:
     owner.file(goes, text)
 
 
-def run(owner: Login, *command: str, stdin: str = "") -> None:
-    done = owner.run(*command, stdin=stdin, CMS_SOCK=f"{owner.broker.sockets}/odd.sock")
+def run(owner: Login, *command: str, stdin: str = "", **environment: str) -> None:
+    done = owner.run(*command, stdin=stdin, CMS_SOCK=f"{owner.broker.sockets}/odd.sock", **environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -145,7 +146,7 @@ def test_mail_is_fetched(signed_in: Login, program: str) -> None:
     """By the protocol of each."""
     configure(signed_in, *READERS[program])
     subject = signed_in.receive(USER)
-    run(signed_in, *FETCH[program])
+    run(signed_in, *FETCH[program], **(patient(signed_in) if program == "getmail" else {}))
 
     assert any(subject in path.read_text() for path in (signed_in.home / "Mail").glob("**/[cn]*/*") if path.is_file())
 

@@ -70,6 +70,15 @@ def test_the_pages_test_passes(signed_in: Login) -> None:
     assert " INBOX\n" in done.stdout + done.stderr
 
 
+def test_another_account_asks_for_its_own_token(signed_in: Login) -> None:
+    """The example's second provider is an account of its own: cms says that this one is not configured here."""
+    configure(signed_in, **{"remotehost = imap.gmail.com": "remotehost = localhost"})
+    done = signed_in.run("offlineimap", "-o", "-u", "basic", "-a", "gmail")
+
+    assert 0 != done.returncode
+    assert "(unknown-account)" in done.stderr
+
+
 def test_without_a_broker_no_login_is_tried(signed_in: Login) -> None:
     """offlineimap ends with 1, cms's words are there, and the next run catches up."""
     configure(signed_in)

@@ -7,62 +7,36 @@ from __future__ import annotations
 
 import pwd
 import re
-import shutil
 import smtplib
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from itertools import count
 
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
 from support import evidence
 from support.contrib import ROOT, replaced
 from support.daemon import Daemon, account_line, daemons, settings_lines
-from support.fragments import blocks
-from support.machine import EXIM_USER, Machine
+from support.machine import EXIM_USER
 from support.ports import free_port, listens
 from support.postfix import LOG_FILE, POSTFIX_UID, Postfix, add_plugin
-from support.reachable import Installation, bare_environment, open_folder
+from support.reachable import Installation, open_folder
+from support.relay import MAY, READER, Relay, exim, shown
 from support.servers import MailServers
 from support.waiting import PATIENCE, until
 
 SALES, JOBS, RELAY = "sales@domain.com", "jobs@domain.com", "relay@domain.com"
 # A host of the network that is no account: the default sends its mail.
 PRINTER = "printer@domain.com"
-READER = "reader@domain.com"
 
-# A host that may send, and one that may not. Linux has all of 127.0.0.0/8.
-MAY, MAY_NOT = "127.0.0.2", "127.0.0.9"
+# A domain of the network, whose server wants neither TLS nor a login.
+INSIDE = "internal.domain.com"
+
+# A host that may not send.
+MAY_NOT = "127.0.0.9"
 
 # The daemon's uid.
 CMS = 64010
-
-PAGE = (ROOT / "docs" / "relays.md").read_text()
-_numbers = count()
-
-
-def shown(name: str) -> str:
-    """Return the block of the page that is marked with `test: NAME`."""
-    (found,) = (block.text for block in blocks(PAGE) if block.mark == f"test: {name}")
-    return found
-
-
-@dataclass
-class Relay:
-    """A relay that listens on `port`; `run_queue` has it try again what waits."""
-
-    port: int
-    queue: Callable[[], int]
-    run_queue: Callable[[], None]
-    log: Callable[[], str]
-
-    def take(self, sender: str, to: str = READER, *, host: str = MAY) -> str:
-        """Hand it a message over the network, as a host of it; return the subject, which no other message has."""
-        subject = f"relayed {next(_numbers)}."
-        with smtplib.SMTP("127.0.0.1", self.port, source_address=(host, 0), timeout=PATIENCE) as client:
-            client.sendmail(sender, to, f"From: {sender}\nTo: {to}\nSubject: {subject}\n\nhello\n")
-        return subject
 
 
 @pytest.fixture(scope="module")
@@ -87,55 +61,8 @@ def broker(installation: Installation, servers: MailServers) -> Iterator[Daemon]
 
 
 @contextmanager
-def exim(broker: Daemon, servers: MailServers, *blocks_of_page: str, split: bool) -> Iterator[Relay]:
-    """Debian's exim as a relay, with the kit added as these blocks of the page say."""
-    with open_folder("relay") as folder:
-        machine = Machine(folder, {})
-        etc = folder / "etc"
-        shutil.copytree("/etc/exim4", etc, dirs_exist_ok=True, ignore=shutil.ignore_patterns("exim4.conf"))
-        # What `dpkg-reconfigure exim4-config` writes for a machine that sends its mail through another.
-        settings = {
-            "eximconfig_configtype": "smarthost",
-            "other_hostnames": "",
-            "local_interfaces": "127.0.0.1",
-            "relay_nets": MAY,
-            "smarthost": "old.domain.com",
-            "use_split_config": "true" if split else "false",
-        }
-        text = (etc / "update-exim4.conf.conf").read_text()
-        for name, value in settings.items():
-            text = re.sub(f"(?m)^dc_{name}=.*$", f"dc_{name}='{value}'", text)
-        (etc / "update-exim4.conf.conf").write_text(text)
-        for name in blocks_of_page:
-            done = machine.run("sh", "-ec", f"cd {ROOT}\n{shown(name)}")
-            assert done.returncode == 0, done.stderr
-        macros = etc / ("conf.d/main/000_cms" if split else "exim4.conf.localmacros")
-        adjusted = macros.read_text()
-        for name, value in {
-            "SMARTHOST": "localhost",
-            "PORT": str(servers.submission),
-            "AUTHORITIES": servers.ca_file,
-            "SOCKET": str(broker.sockets / "exim.sock"),
-        }.items():
-            adjusted = re.sub(f"(?m)^CMS_{name} = .*$", f"CMS_{name} = {value}", adjusted)
-        macros.write_text(adjusted)
-        taken = machine.run("sh", "-ec", shown("exim-take"))
-        assert taken.returncode == 0, taken.stderr
-        port = free_port()
-        command = machine.argv(machine.exim, "-bdf", "-oX", f"[127.0.0.1]:{port}")
-        with subprocess.Popen(command, env=bare_environment()) as process:
-            try:
-                until(lambda: listens(port), "exim's port")
-                yield Relay(port, lambda: len(machine.queue), machine.run_queue, machine.log)
-            finally:
-                process.terminate()
-                for name in ("main", "reject", "panic"):
-                    evidence.keep("exim", machine.log(name))
-
-
-@contextmanager
-def postfix(broker: Daemon, servers: MailServers) -> Iterator[Relay]:
-    """Debian's Postfix as a relay, with the kit appended as the page says."""
+def postfix(broker: Daemon, servers: MailServers, inside: int = 25) -> Iterator[Relay]:
+    """Debian's Postfix as a relay, with the kit appended as the page says; `inside` is the port of INSIDE's server."""
     with open_folder("relay") as folder:
         machine = Postfix(folder, {})
         add_plugin(machine)
@@ -145,6 +72,9 @@ compatibility_level = 3.6
 inet_interfaces = 127.0.0.1
 mydestination = $myhostname
 mynetworks = {MAY}
+relayhost =
+smtp_tls_security_level = may
+transport_maps = inline:{{ {{ {INSIDE} = direct:[127.0.0.1]:{inside} }} }}
 smtpd_relay_restrictions = permit_mynetworks, reject
 smtp_host_lookup = native
 maillog_file = {LOG_FILE}
@@ -152,8 +82,10 @@ maillog_file = {LOG_FILE}
         master = machine.master_cf.replace("\nsmtp      inet", f"\n127.0.0.1:{port} inet", 1)
         assert str(port) in master
         machine.configure(own, master)
-        done = machine.run("sh", "-ec", f"cd {ROOT}\n{shown('postfix-install')}")
-        assert done.returncode == 0, done.stderr
+        done = machine.run("sh", "-ec", f"cd {ROOT}\n{shown('postfix-install')}{shown('postfix-direct')}")
+        assert (0, "") == (done.returncode, done.stderr)
+        # The page promises to print what the kit replaces.
+        assert "relayhost =\nsmtp_tls_security_level = may\n" == done.stdout
         main = (machine.etc / "main.cf").read_text()
         for name, value in {
             "relayhost": f"[localhost]:{servers.submission}",
@@ -176,9 +108,11 @@ maillog_file = {LOG_FILE}
 
 Started = Callable[[Daemon, MailServers], AbstractContextManager[Relay]]
 RELAYS: dict[str, Started] = {
-    "exim, split": lambda broker, servers: exim(broker, servers, "exim-split", split=True),
-    "exim, split, cdb": lambda broker, servers: exim(broker, servers, "exim-split", "exim-cdb", split=True),
-    "exim, single": lambda broker, servers: exim(broker, servers, "exim-single", split=False),
+    "exim, split": lambda broker, servers: exim(broker.sockets / "exim.sock", servers, "exim-split", split=True),
+    "exim, split, cdb": lambda broker, servers: exim(
+        broker.sockets / "exim.sock", servers, "exim-split", "exim-cdb", split=True
+    ),
+    "exim, single": lambda broker, servers: exim(broker.sockets / "exim.sock", servers, "exim-single", split=False),
     "Postfix": postfix,
 }
 
@@ -213,6 +147,33 @@ def test_a_relay_sends_with_each_senders_account(kind: str, broker: Daemon, serv
     done = broker.cms("logout", "-c", str(broker.config), JOBS)
     assert done.returncode == 0, done.stderr
     servers.add_user(SALES)
+
+
+class Inside:
+    """The server of INSIDE: keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, bool]] = []
+
+    async def handle_DATA(self, _server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - its name there
+        """Take a message."""
+        self.got.append((str(envelope.mail_from), bool(session.authenticated)))
+        return "250 OK"
+
+
+def test_a_server_of_the_network_waits_for_no_token(broker: Daemon, servers: MailServers) -> None:
+    """What transport_maps sends there goes out at once, in clear and without a login, whoever has a token."""
+    inside, port = Inside(), free_port()
+    server = Controller(inside, hostname="127.0.0.1", port=port, ready_timeout=PATIENCE)
+    server.start()
+    try:
+        with postfix(broker, servers, port) as relay:
+            for sender in (JOBS, SALES):
+                relay.take(sender, f"ann@{INSIDE}")
+            until(lambda: len(inside.got) == 2, "both messages")
+    finally:
+        server.stop()
+    assert {(JOBS, False), (SALES, False)} == set(inside.got)
 
 
 def test_exims_user_is_the_pages() -> None:

@@ -53,6 +53,15 @@ def test_a_message_is_sent(signed_in: Login) -> None:
     assert before + 1 == signed_in.servers.log().count(f"A=xoauth2:{USER}")
 
 
+def test_another_account_asks_for_its_own_token(signed_in: Login) -> None:
+    """The example's second provider is an account of its own: cms says that this one is not configured here."""
+    configure(signed_in)
+    done = signed_in.shell("echo hello | s-nail -A gmail -s test user@gmail.com")
+
+    assert 0 != done.returncode
+    assert "(unknown-account)" in done.stderr
+
+
 def test_without_a_broker_no_login_is_tried(signed_in: Login) -> None:
     """s-nail says why in cms's words and keeps the text; sent again later, it arrives."""
     configure(signed_in)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import smtplib
-import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from support.contrib import ROOT, replaced
@@ -13,6 +13,7 @@ from support.daemon import Daemon, account_line, ask, settings_lines
 from support.fragments import blocks
 from support.programs import require_program
 from support.reachable import ALICE
+from support.submitting import log_in, sasl
 
 from cms.sandbox.directory import CLIENT_ID
 from cms.sandbox.entra import Entra
@@ -47,6 +48,10 @@ def broker(make_daemon: Callable[..., Daemon], entra: Entra) -> Daemon:
     return broker
 
 
+def _socket(broker: Daemon) -> Path:
+    return broker.home / "run" / "cms" / "cms.sock"
+
+
 @pytest.fixture
 def server(entra: Entra) -> Iterator[Submission]:
     """A submission server that lets a token in under its user's name, and under those of that user's mailboxes."""
@@ -54,28 +59,10 @@ def server(entra: Entra) -> Iterator[Submission]:
         yield running
 
 
-def sasl(broker: Daemon, user: str, protocol: str = "SMTP") -> tuple[str, str]:
-    """Return the user and the token of the SASL string that is served for a name."""
-    said = ask(broker.home / "run" / "cms" / "cms.sock", f"{protocol} {user}\n".encode()).decode()
-    name, _, rest = said.removeprefix("user=").partition("\x01auth=Bearer ")
-    assert rest.endswith("\x01\x01"), said
-    return name, rest[:-2]
-
-
-def log_in(entra: Entra, server: Submission, user: str, token: str) -> None:
-    """Log in at the submission server."""
-    with smtplib.SMTP("localhost", server.port) as client:
-        client.starttls(context=ssl.create_default_context(cafile=entra.ca_file))
-        client.ehlo()
-        client.auth(
-            "XOAUTH2", lambda challenge=None: "" if challenge else f"user={user}\x01auth=Bearer {token}\x01\x01"
-        )
-
-
 def test_one_sign_in_serves_every_mailbox(broker: Daemon, entra: Entra, server: Submission) -> None:
     """Each name has the one token of the person beside it, and the server lets it in; a stranger's name stays out."""
     broker.sign_in(SALES, entra, as_user=ME)
-    served = [sasl(broker, user, protocol) for user in NAMES for protocol in ("SMTP", "IMAP")]
+    served = [sasl(_socket(broker), user, protocol) for user in NAMES for protocol in ("SMTP", "IMAP")]
     (token,) = {each for _, each in served}
 
     assert [name for name in NAMES for _ in range(2)] == [name for name, _ in served]
@@ -90,9 +77,9 @@ def test_one_sign_in_serves_every_mailbox(broker: Daemon, entra: Entra, server: 
 def test_it_is_refreshed_once_for_all(broker: Daemon, entra: Entra) -> None:
     """Three mailboxes are one request at Entra, and all have the new token."""
     broker.sign_in(ME, entra)
-    before = sasl(broker, ME)[1]
+    before = sasl(_socket(broker), ME)[1]
     refreshed = broker.cms("refresh")
-    (after,) = {sasl(broker, user)[1] for user in NAMES}
+    (after,) = {sasl(_socket(broker), user)[1] for user in NAMES}
 
     assert (0, 1) == (refreshed.returncode, entra.count("token", grant_type="refresh_token"))
     assert before != after
@@ -105,7 +92,7 @@ def test_another_persons_sign_in_is_refused(broker: Daemon, entra: Entra) -> Non
 
     said = str(refused.value)
     assert (True, True) == (ME in said, STRANGER in said)
-    assert b"" == ask(broker.home / "run" / "cms" / "cms.sock", f"SMTP {SALES}\n".encode())
+    assert b"" == ask(_socket(broker), f"SMTP {SALES}\n".encode())
 
 
 def test_signing_out_of_one_is_signing_out_of_all(broker: Daemon, entra: Entra) -> None:
@@ -115,7 +102,7 @@ def test_signing_out_of_one_is_signing_out_of_all(broker: Daemon, entra: Entra) 
 
     assert 0 == said.returncode
     assert [True] * 3 == [name in said.stdout for name in NAMES]
-    assert b"" == ask(broker.home / "run" / "cms" / "cms.sock", f"SMTP {SALES}\n".encode())
+    assert b"" == ask(_socket(broker), f"SMTP {SALES}\n".encode())
 
 
 def test_sending_as_oneself_for_a_mailbox(broker: Daemon, entra: Entra, server: Submission) -> None:
@@ -152,5 +139,5 @@ def test_the_person_need_not_be_an_account(make_daemon: Callable[..., Daemon], e
     broker.start()
     broker.sign_in(SALES, entra, as_user=ME)
 
-    assert SALES == sasl(broker, SALES)[0]
-    assert b"" == ask(broker.home / "run" / "cms" / "cms.sock", f"SMTP {ME}\n".encode())
+    assert SALES == sasl(_socket(broker), SALES)[0]
+    assert b"" == ask(_socket(broker), f"SMTP {ME}\n".encode())

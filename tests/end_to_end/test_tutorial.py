@@ -6,20 +6,20 @@ from collections.abc import Iterator
 
 import pytest
 from support.contrib import ROOT
-from support.fragments import Block, blocks
+from support.fragments import Block, blocks, marked
 from support.person import USER
 from support.programs import listed_packages, require_program
 from support.reachable import Installation
 from support.servers import MailServers
 from support.terminal import Login, login, terminal
 
-BLOCKS = blocks((ROOT / "docs" / "tutorial.md").read_text())
+PAGE = (ROOT / "docs" / "tutorial.md").read_text()
+BLOCKS = blocks(PAGE)
 
 
 def block(name: str) -> str:
     """Return the block that the page marks with `test: NAME`."""
-    (found,) = (each.text for each in BLOCKS if each.mark == f"test: {name}")
-    return found
+    return marked(PAGE, name)
 
 
 @pytest.fixture

@@ -245,7 +245,7 @@ def test_forms_of_a_certificate(raw: bytes, password: bytes) -> None:
         (KEY.replace(b"MII", b"!!!") + MADE.public.encode(), b"", "has a key that cannot be read"),
         (KEY + MADE.public.replace("MII", "!!!").encode(), b"", "has a certificate that cannot be read"),
         (KEY + OTHER.public.encode(), b"", "has a key that is not the certificate's"),
-        (CURVE + MADE.public.encode(), b"", "has no RSA key, and Entra takes no other"),
+        (CURVE + MADE.public.encode(), b"", "has no RSA key, and cms signs with no other"),
         (MADE.pfx("x"), b"", "is neither PEM nor PKCS #12, or is encrypted: certificate_password= says where"),
         (MADE.pfx("x"), b"y", "is neither PEM nor PKCS #12, or certificate_password= does not open it"),
         (b"", b"", "is neither PEM nor PKCS #12"),

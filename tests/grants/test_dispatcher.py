@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,8 +23,10 @@ from cms.grants.messages import (
     Cancel,
     Done,
     Ended,
+    Heard,
     Import,
     Listed,
+    Look,
     Open,
     Place,
     Prompt,
@@ -32,6 +35,7 @@ from cms.grants.messages import (
     SignIn,
     SignOut,
     Survey,
+    Told,
     Work,
     pack,
 )
@@ -46,6 +50,7 @@ class FakeService(Service):
 
     def __init__(self, acquire: Callable[[Scopes], Outcome] = lambda _scopes: TOKEN) -> None:
         self.rests = 0
+        self.tells: list[Callable[[Told], None]] = []
         self.ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.keeps_a_secret = False
         self._answer_acquire = acquire
@@ -59,6 +64,9 @@ class FakeService(Service):
 
     def rest(self) -> None:
         self.rests += 1
+
+    def listen(self, tell: Callable[[Told], None]) -> None:
+        self.tells.append(tell)
 
     def answer(self, question: Work) -> Ended:
         match question:
@@ -82,6 +90,19 @@ class FakeService(Service):
             self.ended.put("cancelled")
             return Refused(Trouble("cancelled", "", ""))
         return replace(TOKEN, sign_in=replace(TOKEN.sign_in, who=(fields or {})["code"]))
+
+
+class Stoppable:
+    """The clock of this machine, until it is stopped: no later question takes too long."""
+
+    def __init__(self) -> None:
+        self.stopped: float | None = None
+
+    def __call__(self) -> float:
+        return time.monotonic() if self.stopped is None else self.stopped
+
+    def stop(self) -> None:
+        self.stopped = time.monotonic()
 
 
 def eof(sock: socket.socket) -> bool:
@@ -108,7 +129,7 @@ class TestDispatcher:
             broker.send(Acquire(1, GRANT, ("slow",)))
             broker.send(Acquire(2, GRANT, ("fast",)))
             broker.send(SignOut(3, GRANT))
-            answered = {reply.number for reply in (broker.receive(), broker.receive()) if reply}
+            answered = {reply.number for reply in (broker.receive(), broker.receive()) if isinstance(reply, Done)}
             first.set()
             last = broker.receive()
 
@@ -153,7 +174,7 @@ class TestDispatcher:
         with dispatched(Open(""), FakeService(work)) as broker:
             for number in range(100):
                 broker.send(Acquire(number, GRANT, SCOPES))
-            numbers = {reply.number for _ in range(100) if (reply := broker.receive())}
+            numbers = {reply.number for _ in range(100) if isinstance(reply := broker.receive(), Done)}
 
         assert set(range(100)) == numbers
         assert not any(crowded)
@@ -167,10 +188,11 @@ class TestDispatcher:
                 released.wait(PATIENCE)
             return TOKEN
 
-        fake = FakeService(work)
-        with dispatched(Open("", timeout=0.1), fake) as broker:
+        fake, clock = FakeService(work), Stoppable()
+        with dispatched(Open("", timeout=0.1), fake, clock) as broker:
             broker.send(Acquire(1, GRANT, ("slow",)))
             late = broker.receive()
+            clock.stop()
             assert isinstance(late, Done)
             assert "timeout" == kind(late.outcome)
             released.set()
@@ -187,10 +209,12 @@ class TestDispatcher:
                 released.wait(PATIENCE)
             return TOKEN
 
-        with dispatched(Open("", timeout=0.2), FakeService(work)) as broker:
+        clock = Stoppable()
+        with dispatched(Open("", timeout=0.2), FakeService(work), clock) as broker:
             for number in range(dispatcher.THREADS + 1):
                 broker.send(Acquire(number, GRANT, ("slow",)))
             outcomes = [broker.done() for _ in range(dispatcher.THREADS + 1)]
+            clock.stop()
             broker.send(Acquire(99, GRANT, ("fast",)))
             assert Done(99, TOKEN) == broker.receive()
             released.set()
@@ -293,6 +317,27 @@ class TestDispatcher:
                 assert kind(broker.acquire(GRANT)) == "granted"
             fake.keeps_a_secret = False
             assert eof(broker.sock)
+
+    @pytest.mark.parametrize("question", [Acquire(1, GRANT, SCOPES), Look(1, GRANT, SCOPES, "")])
+    def test_tells_what_other_hosts_do(self, question: Question) -> None:
+        """From the first question about a token on, and while no question is under way."""
+        fake = FakeService()
+        with dispatched(Open(""), fake) as broker:
+            assert [] == fake.tells
+            broker.send(question)
+            assert isinstance(broker.receive(), Done)
+            fake.tells[0](Heard((GRANT.key,)))
+
+            assert Heard((GRANT.key,)) == broker.receive()
+
+    def test_a_sign_in_hears_nothing(self) -> None:
+        """Its process ends with it."""
+        fake = FakeService()
+        with dispatched(Open(""), fake) as broker:
+            broker.send(SignIn(1, GRANT, "browser"))
+            broker.prompt()
+
+            assert [] == fake.tells
 
     def test_finishes_when_the_broker_is_gone(self) -> None:
         """What is under way when the socket closes comes to its end; what had no turn yet does not begin."""
@@ -411,6 +456,7 @@ class TestDispatcher:
         [
             (Acquire(1, GRANT, SCOPES), "renewed within 25 s", "cms tries again by itself"),
             (SignOut(1, GRANT), "deleted within 25 s", f"`cms logout {ANN}`"),
+            (SignOut(1, GRANT, revoke=True), "ended within 25 s", f"`cms logout {ANN} --revoke`"),
             (SignIn(1, GRANT, "browser"), "made within 25 s", f"`cms login {ANN}`"),
             (Import(1, GRANT, Place("/x")), "taken over within 25 s", "import it again"),
             (Survey(1, ("x",)), "no answer within 25 s", "run the command again"),

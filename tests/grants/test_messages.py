@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cms.core.accounts import METHODS, Grant, Proxy, Source, StoredSignIn
+from cms.core.accounts import METHODS, Fleet, Grant, Proxy, Source, StoredSignIn
 from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Ending, Granted, Refused, SignInFacts, Transient, Trouble
 from cms.grants import messages
@@ -22,16 +22,23 @@ from cms.grants.messages import (
     Explored,
     Export,
     Exported,
+    FleetReport,
+    FleetWork,
+    Heard,
     Import,
     Listed,
+    Look,
+    Looked,
     Open,
     Peek,
     Place,
     Prompt,
     Question,
+    Reached,
     Redirected,
     Rekey,
     Rekeyed,
+    SharedSignIn,
     SignIn,
     SignOut,
     Survey,
@@ -48,14 +55,21 @@ GRANT = Grant(
     client_secret=Source("file", ("/etc/secret",)),
     origin="http://127.0.0.1:8080/",
 )
+FLEET = Fleet(
+    "dbname=cms", (Source("credential", ("tokens",)),), (Source("file", ("/k",)),), Source("file", ("/p",)), "mail"
+)
+
 QUESTIONS: list[Question] = [
     Open("/state", Source("command", ("pass", "show", "cms")), "/ca.pem", 3.0, 0.5),
     Open("/state"),
     Acquire(1, GRANT, GRANT.scope_sets[0]),
+    Acquire(1, GRANT, GRANT.scope_sets[0], "held", "rejected", wanted=True),
+    Look(12, GRANT, GRANT.scope_sets[0], "held"),
     SignIn(2, GRANT, "browser", '{"access_token":{}}'),
     Redirected(2, {"code": "secret-code", "state": "s"}),
     Cancel(2),
     SignOut(3, GRANT),
+    SignOut(3, GRANT, revoke=True),
     Export(5, (GRANT, GRANT), "secret-passphrase"),
     Peek(6, Place("/home/ann/signins", "cms", "", "secret-password")),
     Survey(7, ("a", "b")),
@@ -65,12 +79,19 @@ QUESTIONS: list[Question] = [
     CheckCredentials(10, (GRANT,)),
     Open("/state", proxy=Proxy("http://proxy:3128", ("localhost",), "ann", Source("credential", ("proxy",)))),
     Open("/state", old_key=Source("keyring")),
+    Open("/state", fleet=FLEET),
+    FleetWork(12, "init", "dbname=cms user=postgres"),
+    FleetWork(13, "adopt", grants=(GRANT,)),
     Import(4, GRANT, Place("/home/ann/tokens", "pizauth", "work", "secret-password")),
 ]
+UNMOVED = Unmoved("key", "login", "message", "hint")
+SHARED = SharedSignIn("key", "refused", "relay1", -3.5, "relay2", 1800.0, unshared=True)
 TROUBLE = Trouble("refused", "no", "sign in", 50173, "correlation", "basic_action", "{}")
 MOVE = fill("{login}; {retries}", {"login": cms("login", "o'connor@example.test")}, mover="administrator")
 REPLIES: list[WorkerReply] = [
-    Prompt(2, "device", "https://login.example/device", "CODE", 900.0, "http://localhost/", "state"),
+    Prompt(
+        2, "device", "https://login.example/device", "CODE", 900.0, "http://localhost/", "state", "https://x.example"
+    ),
     Done(
         1,
         Granted(
@@ -84,11 +105,16 @@ REPLIES: list[WorkerReply] = [
     Done(1, Transient(TROUBLE, 120.0, SignInFacts(given_at=1.0, redeemed_at=2.0, endings=(Ending(1.0, 2.0, 700082),)))),
     Done(1, Refused(TROUBLE)),
     Done(1, Refused(replace(TROUBLE, hint=MOVE))),
+    Done(12, Looked(7.5, wished=True)),
+    Heard(("a", "b")),
+    Heard(()),
+    Reached("no route"),
     Done(5, Exported("secret-text", ("a", "b"), ("c",))),
     Done(6, Listed((StoredSignIn("key", "authority", "client", "login", "who", 7.5), StoredSignIn("key", "", "", "")))),
     Done(7, Listed(())),
     Done(11, Rekeyed("key", "keyring", 2, (Unmoved("key", "login", "message", "hint"),), ("key file /k",))),
     Done(10, CredentialEnds((CredentialEnd("key", 7.5), CredentialEnd("key", why="cannot be read")))),
+    Done(12, FleetReport(1, 1, "CREATE", True, ("/key",), ("credential x",), (SHARED,), ("a",), (UNMOVED,))),
     Done(9, Explored("tenant", "why", unknown=True, no_keyring="no keyring", cloud="dod")),
     Done(
         1,
@@ -123,7 +149,7 @@ def test_reply_survives_the_way(reply: WorkerReply) -> None:
 def _broken_questions() -> list[bytes]:
     acquire = json.loads(messages.pack(QUESTIONS[2]))
     opened = json.loads(messages.pack(QUESTIONS[0]))
-    redirected = json.loads(messages.pack(QUESTIONS[4]))
+    redirected = json.loads(messages.pack(QUESTIONS[6]))
     imported = json.loads(messages.pack(QUESTIONS[-1]))
 
     def without(body: dict[str, Any], name: str) -> dict[str, Any]:
@@ -238,7 +264,7 @@ def test_garbage_never_quotes() -> None:
         assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("message", [QUESTIONS[4], QUESTIONS[-1], REPLIES[1]], ids=["Redirected", "Import", "Done"])
+@pytest.mark.parametrize("message", [QUESTIONS[6], QUESTIONS[-1], REPLIES[1]], ids=["Redirected", "Import", "Done"])
 def test_secrets_do_not_print(message: Question | WorkerReply) -> None:
     """Neither a code nor a password nor a token is in the repr of what carries it."""
     assert "secret-" not in repr(message)

@@ -17,6 +17,7 @@ import pytest
 from support.grants import BEN, PATIENCE, SCOPES, grant_for, kind, opened, process
 from support.programs import require_root
 from support.signals import dispositions
+from support.waiting import until
 
 from cms.core.accounts import Source
 from cms.core.lifecycle import Granted
@@ -80,7 +81,7 @@ class TestProcess:
                 line.split() for line in limits.splitlines() if line.startswith("Max core")
             )
             assert worker.popen.pid == int(fields[3])
-            nice = max(5, os.getpriority(os.PRIO_PROCESS, 0))
+            nice = max(8, os.getpriority(os.PRIO_PROCESS, 0))
             assert nice == int(fields[16])
             # So is its session, where the kernel has a niceness for that.
             session = Path(f"/proc/{pid}/autogroup")
@@ -272,6 +273,7 @@ class TestProcess:
             assert entra.wait_for(1, grant_type="refresh_token")
             worker.popen.kill()
         entra.faults.clear()
+        until(lambda: entra.asked(grant_type="refresh_token")[0].status, "the rotation")
         entra.refuse_reuse = round_ % 2 == 1
         with process(opened(state, entra)) as successor:
             outcome = successor.broker.acquire(grant)

@@ -216,6 +216,43 @@ def test_revoked(world: World) -> None:
     assert token(world.redeem(world.sign_in()))
 
 
+def test_ending_a_sign_in(world: World) -> None:
+    """Its tokens are dead at once, and to end it once more is no failure. Microsoft ends none, and says whose move it is."""
+    end = world.sign_in()
+    failed = world.end(end)
+    if world.grant.server is None:
+        assert isinstance(failed, Refused)
+        assert "Microsoft lets no program end a sign-in by its token" == failed.trouble.message
+        assert f"`cms logout {ANN}`" in failed.trouble.hint
+        assert token(world.redeem(end))
+        return
+    refused = world.redeem(end)
+
+    assert failed is None
+    assert isinstance(refused.outcome, Refused)
+    assert not world.server.introspect(token(end))["active"]
+    assert world.end(end) is None
+    assert token(world.redeem(world.sign_in()))
+
+
+def test_ending_a_sign_in_offline(world: World) -> None:
+    """It goes on, and the next try ends it."""
+    if world.grant.server is None:
+        return
+    end = world.sign_in()
+    world.client.rest()
+    world.server.go_down()
+    failed = world.end(end)
+    world.server.come_up()
+
+    assert isinstance(failed, Transient)
+    assert "network" == failed.trouble.kind
+    assert "may have ended" not in failed.trouble.message
+    again = world.redeem(end)
+    assert token(again)
+    assert world.end(again) is None
+
+
 @pytest.mark.parametrize("life", ["soon", 0, -1, 1e12])
 def test_an_unusable_token_costs_no_successor(world: World, life: object) -> None:
     """A refresh token that came with it is kept, whatever is wrong with the rest."""

@@ -837,6 +837,56 @@ class TestOtherProviders:
         assert "granted" == kind(self.sign_in(opened, strict))
         assert "granted" == kind(self.acquire(opened, strict))
 
+    def test_a_sign_out_that_ends_the_sign_in(self, opened: Open, strict: Issuer, state: Path) -> None:
+        """First there, then here: a copy of what was stored is worth nothing."""
+        self.sign_in(opened, strict)
+        (stored,) = state.glob("*.vault")
+        copy = stored.read_bytes()
+        key = Path(opened.key.value[0] if opened.key else "").read_bytes()
+        outcome = granted(service(opened).sign_out(strict_grant(strict), revoke=True))
+
+        assert ("", True) == (outcome.secret, outcome.sign_in.persisted)
+        assert [] == list(state.glob("*.vault"))
+        assert 1 == strict.count("revoke", status=200)
+        stored.write_bytes(copy)
+        write_private(state.parent / "vault.key", key.decode())
+        assert "refused" == kind(self.acquire(opened, strict))
+
+    def test_a_sign_in_that_cannot_be_ended_stays(self, opened: Open, strict: Issuer, state: Path) -> None:
+        """While the server is down it could not be ended without what is stored; the person decides."""
+        self.sign_in(opened, strict)
+        strict.go_down()
+        failed = service(opened).sign_out(strict_grant(strict), revoke=True)
+        strict.come_up()
+
+        assert isinstance(failed, Transient)
+        assert "network" == failed.trouble.kind
+        assert (
+            f"try again: `cms logout {ANN} --revoke`; or `cms logout {ANN}`, which tells the provider"
+            in failed.trouble.hint
+        )
+        assert "granted" == kind(self.acquire(opened, strict))
+        assert "granted" == kind(service(opened).sign_out(strict_grant(strict), revoke=True))
+        assert "no-sign-in" == kind(self.acquire(opened, strict))
+
+    def test_nothing_to_end(self, opened: Open, strict: Issuer) -> None:
+        """Nobody is asked, and that nothing was there is said."""
+        outcome = granted(service(opened).sign_out(strict_grant(strict), revoke=True))
+
+        assert not outcome.sign_in.persisted
+        assert 0 == len(strict.requests)
+
+    def test_a_secret_that_cannot_be_read_ends_nothing(self, opened: Open, strict: Issuer, tmp_path: Path) -> None:
+        """The application could not say who it is."""
+        self.sign_in(opened, strict)
+        missing = replace(strict_grant(strict), client_secret=Source("file", (str(tmp_path / "missing"),)))
+        failed = service(opened).sign_out(missing, revoke=True)
+
+        assert isinstance(failed, Transient)
+        assert failed.trouble.message.startswith("the client secret cannot be read")
+        assert 0 == strict.count("revoke")
+        assert "granted" == kind(self.acquire(opened, strict))
+
     def test_a_service_account(self, opened: Open, tmp_path: Path) -> None:
         """A refusal asks no person to sign in, and cms looks again by itself."""
         with Issuer(google_habits(), [ANN]) as google:
@@ -853,3 +903,8 @@ class TestOtherProviders:
             assert isinstance(foreign, Refused)
             assert ("application", True) == (foreign.trouble.kind, foreign.again_in > 0)
             assert "cms login" not in foreign.trouble.hint
+            # An address that was only tried leaves nothing behind.
+            unknown = worker.acquire(replace(grant, login="made-up@example.test"), (GOOGLE_MAIL,))
+            assert isinstance(unknown, Refused)
+            assert "invalid_grant" == unknown.trouble.error
+            assert {grant.key, "key"} >= {each.stem for each in Path(opened.state_folder).glob("*.lock")}

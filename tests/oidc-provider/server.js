@@ -1,11 +1,11 @@
-// The real oidc-provider over TLS on a free port: `node server.js LIBRARY PEM CLIENTS`, with the clients as JSON.
+// The real oidc-provider over TLS on a free port: `node server.js LIBRARY PEM CLIENTS RESOURCE`, with the clients as JSON.
 // It prints its issuer when it can be asked, and ends with its standard input.
 import fs from "node:fs";
 import https from "node:https";
 import { pathToFileURL } from "node:url";
 
-const [library, pem, clients] = process.argv.slice(2);
-const { default: Provider } = await import(pathToFileURL(library));
+const [library, pem, clients, KNOWN] = process.argv.slice(2);
+const { default: Provider, errors } = await import(pathToFileURL(library));
 const key = fs.readFileSync(pem);
 const server = https.createServer({ key, cert: key });
 
@@ -20,7 +20,14 @@ server.listen(0, "localhost", () => {
       deviceFlow: { enabled: true },
       introspection: { enabled: true },
       registration: { enabled: true },
-      resourceIndicators: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        getResourceServerInfo: (_context, resource) => {
+          if (resource !== KNOWN) throw new errors.InvalidTarget();
+          return { scope: "mail" };
+        },
+      },
+      revocation: { enabled: true },
     },
     findAccount: (_context, id) => ({
       accountId: id,

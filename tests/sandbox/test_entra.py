@@ -20,6 +20,7 @@ import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from support.proofs import AppCertificate, Issuer
+from support.waiting import PATIENCE
 
 from cms.grants.entra import exchange
 from cms.sandbox.assertions import ASSERTION_TYPE
@@ -490,7 +491,7 @@ def test_what_a_fault_strikes(fault: Fault, *, strikes: bool) -> None:
     """A fault strikes where everything that it names is so, as often as it says."""
     faults = Faults()
     faults.add(fault)
-    struck = [faults.take("token", "a@x", "refresh_token") is fault for _ in range(2)]
+    struck = [faults.take("token", "a@x", "refresh_token") == (fault, 0) for _ in range(2)]
 
     assert [strikes, False] == struck
 
@@ -523,7 +524,7 @@ def test_silence_ends_with_the_sandbox(entra: Entra, session: requests.Session) 
     entra.faults.add(Fault("silence", seconds=600))
 
     with pytest.raises(requests.ReadTimeout):
-        session.post(f"{entra.authority}/common/oauth2/v2.0/token", data={"client_id": CLIENT_ID}, timeout=0.1)
+        session.post(f"{entra.authority}/common/oauth2/v2.0/token", data={"client_id": CLIENT_ID}, timeout=(60, 0.1))
 
 
 def test_a_silence_that_is_released(mail: Mail, entra: Entra) -> None:
@@ -536,9 +537,20 @@ def test_a_silence_that_is_released(mail: Mail, entra: Entra) -> None:
     assert entra.wait_for(1, grant_type="refresh_token")
 
     entra.faults.clear()
-    asking.join(10)
+    asking.join(PATIENCE)
 
     assert [0] == [number(result) for result in results]
+
+
+def test_a_silence_that_is_released_before_it_begins() -> None:
+    """A test that has seen the request may end its silence before the request's thread begins it."""
+    faults = Faults()
+    faults.add(Fault("silence"))
+    struck = faults.take("token", A, "")
+    assert struck
+    faults.release()
+
+    faults.silence(600, struck[1])
 
 
 def test_waiting_for_a_request_has_an_end(entra: Entra) -> None:

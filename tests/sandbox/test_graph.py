@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import requests
+from support.waiting import PATIENCE
 
 from cms.sandbox.directory import APP_ID, Client
 from cms.sandbox.entra import Entra
@@ -39,7 +40,7 @@ def post(
         data=raw or base64.b64encode(text),
         headers={"Authorization": f"Bearer {token}", "Content-Type": kind},
         verify=entra.ca_file,
-        timeout=10,
+        timeout=PATIENCE,
     )
     if not reply.content:
         return reply.status_code, ""

@@ -208,7 +208,7 @@ class TestGoogle:
             ({"exp": -60}, "invalid_grant"),
             ({"exp": 7200}, "invalid_grant"),
             ({"sub": "x@other.example"}, "unauthorized_client"),
-            ({"sub": "nobody@example.test"}, "unauthorized_client"),
+            ({"sub": "nobody@example.test"}, "invalid_grant"),
             ({"scope": "openid"}, "unauthorized_client"),
             ({"iss": "unknown"}, "invalid_client"),
         ],
@@ -369,13 +369,19 @@ class TestStrict:
         assert "email" not in jwt.decode(first["id_token"], options={"verify_signature": False})
         assert A == userinfo(first["access_token"]).json()["email"]
         assert 401 == userinfo(at_strict.issue(A, life=-1.0)).status_code
+        assert 403 == userinfo(at_strict.issue(A, [MAIL])).status_code
 
-    def test_revoking_one_leaves_others(self, of_strict: Caller) -> None:
-        """RFC 7009: an unknown token is no error."""
+    def test_revoking_one_leaves_others(self, of_strict: Caller, at_strict: Issuer) -> None:
+        """RFC 7009: an unknown token, or another client's, is no error, and a client says who it is."""
+        at_strict.register(Client("another", (REDIRECT,)))
         one, two = of_strict.sign_in(), of_strict.sign_in()
-        assert [200, 200] == [
-            of_strict.post("revoke", {"token": each}).status_code for each in (one["access_token"], "x")
+        asked = [
+            {"client_id": PUBLIC_ID, "token": one["access_token"]},
+            {"client_id": PUBLIC_ID, "token": "x"},
+            {"client_id": "another", "token": two["refresh_token"]},
+            {"token": two["refresh_token"]},
         ]
+        assert [200, 200, 200, 401] == [of_strict.post("revoke", each).status_code for each in asked]
 
         assert "invalid_grant" == of_strict.redeem(one["refresh_token"])["error"]
         assert "access_token" in of_strict.redeem(two["refresh_token"])

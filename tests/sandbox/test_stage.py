@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.programs import require_program
+from support.terminal import terminal
 
 from cms.sandbox import stage
 from cms.sandbox.directory import MAIL_SCOPES
-from cms.sandbox.stage import GOOGLE, USER, Failed, Stage, inside, masked, run_demo
+from cms.sandbox.show import masked
+from cms.sandbox.stage import GOOGLE, USER, Failed, Stage, inside, run_demo
 
 # A daemon that does nothing but listen where cms does; argv[1] is what it does with SIGTERM.
 DAEMON = """\
@@ -66,19 +71,55 @@ def test_the_whole_demonstration() -> None:
     assert [] == [word for word in shown.split() if len(word) > 500]
 
 
+@dataclass
+class Visitor:
+    """A person in another terminal, who has read the file that the demonstration names."""
+
+    environment: str
+
+    def run(self, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end."""
+        words = ["/bin/sh", "-c", f'{self.environment}; exec "$@"', "sh", *command]
+        return subprocess.run(
+            words,
+            env={**os.environ, **environment},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=stage.STEP_SECONDS,
+        )
+
+
 def test_a_sandbox_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The printed commands work in another shell, with three accounts, until Ctrl-C; after it nothing is left."""
+    """The printed commands work in another shell, with three accounts, until Ctrl-C; after it nothing is left.
+
+    mutt reads what msmtp has sent, sends another one, and mbsync has both.
+    """
+    for program, package in (("msmtp", "msmtp"), ("mbsync", "isync"), ("mutt", "mutt"), ("tmux", "tmux")):
+        require_program(program, package)
     out, said, folders, senders = io.StringIO(), list[str](), list[Path](), list[str]()
 
     def wait() -> None:
-        lines = [line.strip() for line in out.getvalue().split("\n") if line.startswith("    ")]
-        first = next(number for number, line in enumerate(lines) if line.startswith(". "))
-        folders.append(Path(lines[first].removeprefix(". ")).parent)
+        shown = [line.strip() for line in out.getvalue().split("\n") if line.startswith("    ")]
+        # The configuration's lines come before.
+        first, *lines = shown[next(number for number, line in enumerate(shown) if line.startswith(". ")) :]
+        folders.append(Path(first.removeprefix(". ")).parent)
+        visitor = Visitor(first)
         # Each that needs no person.
-        script = "\n".join(["set -e", *lines[first:-2]])
-        done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False, timeout=120)
+        script = "\n".join(["set -e", *lines[: lines.index("mutt")]])
+        done = visitor.run("/bin/sh", "-c", script)
         said.append(done.stdout + done.stderr)
         assert 0 == done.returncode, said
+        with terminal(visitor, "mutt") as mutt:
+            mutt.wait_for("Welcome to the sandbox of cms", "hello")
+            mutt.press("*", "Enter")
+            mutt.wait_for("Subject: hello", stage.TEAM, "It works.")
+        sent = visitor.run("mutt", "-s", "from mutt", USER, stdin="by SMTP\n")
+        assert 0 == sent.returncode, sent
+        assert 0 == visitor.run("mbsync", "work").returncode
+        mail = [each.read_text() for each in (folders[0] / "home" / "Mail" / "INBOX").glob("[cn]*/*")]
+        said.extend(re.findall("(?m)^Subject: (.*)$", "\n".join(mail)))
         raise KeyboardInterrupt
 
     def keep(the_stage: Stage) -> None:
@@ -88,8 +129,10 @@ def test_a_sandbox_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "_wait", wait)
 
     assert 0 == run_demo(out, keep), out.getvalue()
-    assert stage.TEAM == senders[-1], "msmtp's login"
-    assert [] == [user for user in (stage.USER, stage.GOOGLE, stage.TEAM) if f"{user}: ok" not in said[0]]
+    assert [stage.TEAM, USER] == senders[-2:], "msmtp's login, and mutt's"
+    assert ["Welcome to the sandbox of cms", "from mutt", "hello"] == sorted(said[1:])
+    accounts = (stage.USER, f"{stage.GOOGLE} (a server of your own)", stage.TEAM)
+    assert [] == [each for each in accounts if f"{each}: ok" not in said[0]]
     assert stage.PASSED in said[0]
     assert "\nfail " not in said[0], "what cms doctor looks at is here: nothing leaves this machine"
     assert not folders[0].exists()
@@ -132,7 +175,9 @@ def test_a_daemon_that_fails(
 
     def steps(the_stage: Stage) -> None:
         if "listen" in complaint:
-            monkeypatch.setattr(stage, "STEP_SECONDS", 1.0)
+            # Its time is over when it has begun.
+            log, late = the_stage.log, 2 * stage.STEP_SECONDS
+            monkeypatch.setattr(stage, "_now", lambda: late if "no idea" in log.read_text() else 0.0)
         with the_stage.daemon():
             monkeypatch.setattr(stage, "STEP_SECONDS", 0.2)
 
@@ -295,7 +340,7 @@ def test_missing_library(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     err = capsys.readouterr().err
     assert f"cms demo needs a library that is not installed: {name}." in err
     assert "`make demo`" in err
-    assert "pip install '.[sandbox]'" in err
+    assert f"{sys.prefix}/bin/pip install '.[sandbox]'" in err
 
 
 @pytest.mark.parametrize(

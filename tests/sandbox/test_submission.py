@@ -10,9 +10,11 @@ import ssl
 from collections.abc import Iterator
 
 import pytest
+from support.waiting import PATIENCE
 
 from cms.sandbox.entra import Entra
-from cms.sandbox.submission import SmtpLogin, Submission
+from cms.sandbox.mail_server import MailLogin
+from cms.sandbox.submission import Submission
 from cms_oauth import sasl
 
 A, B, SHARED = "a@example.test", "b@example.test", "shared@example.test"
@@ -40,7 +42,7 @@ def client(entra: Entra, submission: Submission) -> Iterator[smtplib.SMTP]:
 
 
 def connect(entra: Entra, submission: Submission) -> smtplib.SMTP:
-    client = smtplib.SMTP("localhost", submission.port, timeout=10)
+    client = smtplib.SMTP("localhost", submission.port, timeout=PATIENCE)
     client.starttls(context=ssl.create_default_context(cafile=entra.ca_file))
     client.ehlo()
     return client
@@ -69,7 +71,7 @@ def test_token_is_accepted(
     client.sendmail(A, [B, SHARED], "Subject: hello\r\n\r\nbody\r\n")
 
     assert (235, b"2.7.0 Authentication successful") == reply
-    assert [SmtpLogin(mechanism, A, accepted=True)] == submission.logins
+    assert [MailLogin(mechanism, A, accepted=True)] == submission.logins
     received = submission.messages[0]
     assert (A, A, (B, SHARED)) == (received.user, received.sender, received.recipients)
     assert b"Subject: hello\r\n\r\nbody\r\n" == received.content
@@ -91,7 +93,7 @@ def test_token_that_does_not_count(entra: Entra, submission: Submission, user: s
     client.close()
 
     assert (535, b"5.7.3 Authentication unsuccessful") == (code, text.partition(b" [")[0])
-    assert [SmtpLogin("XOAUTH2", user, accepted=False)] == submission.logins
+    assert [MailLogin("XOAUTH2", user, accepted=False)] == submission.logins
 
 
 def test_nothing_before_authentication(client: smtplib.SMTP) -> None:
@@ -101,7 +103,7 @@ def test_nothing_before_authentication(client: smtplib.SMTP) -> None:
 
 def test_nothing_before_tls(submission: Submission) -> None:
     """Without TLS there is no AUTH and no mail."""
-    with smtplib.SMTP("localhost", submission.port, timeout=10) as plain:
+    with smtplib.SMTP("localhost", submission.port, timeout=PATIENCE) as plain:
         plain.ehlo()
 
         assert (False, 530, 530) == (plain.has_extn("auth"), plain.docmd("AUTH", "XOAUTH2")[0], plain.mail(A)[0])
@@ -134,7 +136,7 @@ def test_stop_ends_sessions(entra: Entra) -> None:
     """stop closes connections, with and without TLS, that say nothing."""
     with Submission(entra.introspect, entra.cert_file) as submission:
         secure = connect(entra, submission)
-        plain = socket.create_connection(("127.0.0.1", submission.port), timeout=10)
+        plain = socket.create_connection(("127.0.0.1", submission.port), timeout=PATIENCE)
         plain.recv(100)
 
     with plain:

@@ -9,8 +9,10 @@ import socket
 import ssl
 import threading
 import urllib.request
+from typing import Any
 
 import pytest
+from support.waiting import PATIENCE
 
 from cms.sandbox import web
 from cms.sandbox.web import Server, WebReply, WebRequest, as_html
@@ -25,7 +27,7 @@ def handler(request: WebRequest) -> WebReply:
 
 def greeted(server: Server) -> bool:
     """Whether the server answers."""
-    with urllib.request.urlopen(f"http://{web.HOST_NAME}:{server.port}/", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{web.HOST_NAME}:{server.port}/", timeout=PATIENCE) as answer:
         return bool(answer.read() == b"hello")
 
 
@@ -33,7 +35,7 @@ def test_a_bug_reaches_the_test() -> None:
     """What a handler raises is a 500 for the client and raised again by stop, once."""
     server = Server(handler)
     server.start()
-    with socket.create_connection((web.HOST, server.port), timeout=10) as client:
+    with socket.create_connection((web.HOST, server.port), timeout=PATIENCE) as client:
         client.sendall(b"GET /bug HTTP/1.1\r\n\r\n")
         answer = client.recv(100)
 
@@ -43,12 +45,23 @@ def test_a_bug_reaches_the_test() -> None:
     server.stop()
 
 
+def test_a_length_below_nothing() -> None:
+    """It is no permission to send without end: the request is answered at once."""
+    server = Server(handler)
+    server.start()
+    with socket.create_connection((web.HOST, server.port), timeout=PATIENCE) as client:
+        client.sendall(b"POST /page HTTP/1.1\r\nContent-Length: -1\r\n\r\n")
+
+        assert client.recv(100).startswith(b"HTTP/1.1 201 ")
+    server.stop()
+
+
 def test_stop_ends_open_connections() -> None:
     """stop does not wait for a client that says nothing, and the port can be taken again."""
     server = Server(handler)
     server.start()
     port = server.port
-    with socket.create_connection((web.HOST, port), timeout=10) as idle:
+    with socket.create_connection((web.HOST, port), timeout=PATIENCE) as idle:
         idle.sendall(b"GET /page HTTP/1.1\r\n\r\n")
         idle.recv(1)
         server.stop()
@@ -59,11 +72,32 @@ def test_stop_ends_open_connections() -> None:
     server.stop()
 
 
+def test_stop_ends_a_connection_whose_thread_comes_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was accepted before, and nothing is served on it after."""
+    accepted, stopped = threading.Event(), threading.Event()
+    finish = web._Tcp.finish_request
+
+    def late(*args: Any) -> None:
+        accepted.set()
+        assert stopped.wait(PATIENCE)
+        finish(*args)
+
+    monkeypatch.setattr(web._Tcp, "finish_request", late)
+    server = Server(handler)
+    server.start()
+    with socket.create_connection((web.HOST, server.port), timeout=PATIENCE) as client:
+        assert accepted.wait(PATIENCE)
+        server.stop()
+        stopped.set()
+
+        assert client.recv(100) == b""
+
+
 def test_a_handshake_that_fails_is_the_clients_affair() -> None:
     """A client that does not speak TLS is dropped, and stop has nothing to complain of."""
     server = Server(handler, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     server.start()
-    with socket.create_connection((web.HOST, server.port), timeout=10) as client:
+    with socket.create_connection((web.HOST, server.port), timeout=PATIENCE) as client:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         try:
             answer = client.recv(100)
@@ -81,14 +115,14 @@ def test_a_connection_that_will_not_end(monkeypatch: pytest.MonkeyPatch) -> None
 
     def slow(_request: WebRequest) -> WebReply:
         asked.set()
-        release.wait(10)
+        release.wait(PATIENCE)
         return WebReply()
 
     server = Server(slow)
     server.start()
-    with socket.create_connection((web.HOST, server.port), timeout=10) as client:
+    with socket.create_connection((web.HOST, server.port), timeout=PATIENCE) as client:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        asked.wait(10)
+        assert asked.wait(PATIENCE)
 
         with pytest.raises(TimeoutError):
             server.stop()
@@ -105,7 +139,7 @@ def test_a_pause_keeps_the_port() -> None:
     with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
         stranger.bind((web.HOST, before))
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((web.HOST, before), timeout=10)
+        socket.create_connection((web.HOST, before), timeout=PATIENCE)
     server.start()
     answered = greeted(server)
     server.stop()

@@ -13,11 +13,15 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import trio
-from soak.model import GONE, LATE, LOCKED
+from soak import strangers as stranger
+from soak.model import GONE, LATE, LOCKED, Wrong
 from soak.world import LAST, LOGINS, World, rights
 from support.mounts import SmallDisk
+from support.reachable import ALICE, bare_environment, base_python
 from support.waiting import until
 
 from cms.sandbox.faults import Fault
@@ -26,6 +30,10 @@ HOUR = 3600.0
 
 # In real seconds: how long a fault lasts at most. Every deadline of a client's is longer.
 LONGEST = 0.3
+
+# In real seconds: how long it takes at most until a new worker finds the keyring away, if there is anything to renew. On a
+# busy machine it is far from ready when another fault has passed.
+NOTICED = 3.0
 
 # More than the daemon lets in at one time.
 CROWD = 1500
@@ -122,6 +130,7 @@ async def keyring(world: World) -> None:
     _make_due(world)
     world.model.excuse(LOCKED)
     kind = world.chance.choice(("frozen", "locked", "gone"))
+    world.skip_log()
     if kind == "frozen":
         desktop.freeze(frozen=True)
     else:
@@ -131,11 +140,18 @@ async def keyring(world: World) -> None:
     if kind == "frozen":
         desktop.freeze(frozen=False)
         return
+    with trio.move_on_after(NOTICED):
+        await world.said("notice=locked")
     if kind == "locked":
         await trio.to_thread.run_sync(desktop.stop_keyring)
     await trio.to_thread.run_sync(desktop.start_keyring)
-    # A worker that has seen the keyring away may say so at any later moment, when nothing excuses it any more.
+    # A worker that has seen the keyring away may say so at any later moment, when nothing excuses it any more. What the
+    # daemon has not read of its answers, it reads after its end: within `GATHER_SECONDS`.
+    ended = world.workers
     _kill_workers(world)
+    await trio.to_thread.run_sync(
+        until, lambda: not any(Path(f"/proc/{each}").exists() for each in ended), "dead workers"
+    )
 
 
 async def clock(world: World) -> None:
@@ -230,6 +246,27 @@ async def crowd(world: World) -> None:
         await _last(world)
 
 
+async def strangers(world: World) -> None:
+    """A user who may not ask connects without end. That excuses nothing: those who may ask are served before."""
+    told = await trio.to_thread.run_sync(_be_strangers, world.path, world.chance.uniform(0.0, LONGEST))
+    if told:
+        raise Wrong(told)
+
+
+def _be_strangers(path: str, seconds: float) -> str:
+    """Run the program of strangers for so long once it has been refused; return what it says is wrong."""
+    command = [base_python(), "-I", "-c", Path(stranger.__file__).read_text(), path]
+    rights: Any = {"user": ALICE, "group": ALICE, "extra_groups": (), "env": bare_environment()}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **rights) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        process.terminate()
+        said: bytes = process.communicate()[1]
+    return said.decode(errors="replace")
+
+
 def _come(stack: ExitStack, path: str, said: bytes) -> None:
     for _ in range(CROWD):
         client = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -252,4 +289,5 @@ KINDS: dict[str, Callable[[World], Awaitable[None]]] = {
     "SIGSTOP of the worker": stop_worker,
     "SIGHUP": reload,
     "crowd": crowd,
+    "strangers": strangers,
 }

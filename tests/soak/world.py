@@ -22,6 +22,7 @@ from support.desktop import Desktop
 from support.evidence import descendants
 from support.mounts import SmallDisk, small_disk
 from support.moving_clock import MovingClock
+from support.reachable import open_folder
 from support.waiting import PATIENCE, TooLate
 
 from cms.sandbox.directory import CLIENT_ID
@@ -62,7 +63,15 @@ class World:
     """Everything, running. `chance` decides what goes wrong, and nothing else: so a seed repeats it."""
 
     def __init__(
-        self, folder: Path, entra: Provider, clock: MovingClock, disk: SmallDisk, desktop: Desktop, *, seed: int
+        self,
+        folder: Path,
+        entra: Provider,
+        clock: MovingClock,
+        disk: SmallDisk,
+        desktop: Desktop,
+        *,
+        path: str,
+        seed: int,
     ) -> None:
         self.entra = entra
         self.clock = clock
@@ -70,7 +79,7 @@ class World:
         self.desktop = desktop
         self.chance = random.Random(seed)
         self.model = Model(entra, clock, LOGINS, [rights()])
-        self.path = str(folder / "cms.sock")
+        self.path = path
         self.clients = Clients(self.path, self.model, random.Random(seed + 1))
         self._config = folder / "cms.cfg"
         self._log = folder / "log"
@@ -108,10 +117,11 @@ class World:
         users = sorted({user for user, _ in served})
         entra = f'authority={self.entra.authority!r}, client_id={CLIENT_ID!r}, redirect_uri="http://localhost/"'
         protocols = sorted({protocol for _, protocol in served})
+        may_ask = f"mode=0o666, users=['root'], protocols={protocols}"
         lines = [
             f"Tls(ca={self.entra.ca_file!r})",
             *(f"{_name(user)} = Office365_Account({user!r}, sign_in_as={LOGINS[user]!r}, {entra})" for user in users),
-            f"CredentialServer({self.path!r}, [{', '.join(map(_name, users))}], mode=0o600, protocols={protocols})",
+            f"CredentialServer({self.path!r}, [{', '.join(map(_name, users))}], {may_ask})",
         ]
         self.write("\n".join(lines) + "\n")
 
@@ -126,11 +136,15 @@ class World:
         await self.said("event=ready")
 
     def _launch(self) -> None:
-        self._read = self._log.stat().st_size
+        self.skip_log()
         command = [sys.executable, "-I", moving_clock.__file__, str(self.clock.file), "run", "-c", str(self._config)]
         environment = {**self.desktop.environment, "XDG_STATE_HOME": str(self.disk.folder), **_UNMEASURED}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def skip_log(self) -> None:
+        """Have `said` wait for what is logged from now on."""
+        self._read = self._log.stat().st_size
 
     async def said(self, words: str) -> None:
         """Wait until the daemon has logged these words since the last wait."""
@@ -162,7 +176,7 @@ class World:
 
     async def reload(self, words: str) -> None:
         """Have the configuration loaded again, and wait until the log says how that went."""
-        self._read = self._log.stat().st_size
+        self.skip_log()
         self.tell(signal.SIGHUP)
         await self.said(words)
 
@@ -245,8 +259,9 @@ class World:
 def world(folder: Path, desktop: Desktop, seed: int) -> Iterator[World]:
     """Make a world for the block. Its daemon has not been started."""
     clock = MovingClock(folder / "clock")
-    with Provider(set(LOGINS.values()), now=clock.truth) as entra, small_disk() as disk:
-        made = World(folder, entra, clock, disk, desktop, seed=seed)
+    # Strangers reach the socket, and nothing else.
+    with Provider(set(LOGINS.values()), now=clock.truth) as entra, small_disk() as disk, open_folder("soak") as door:
+        made = World(folder, entra, clock, disk, desktop, path=str(door / "cms.sock"), seed=seed)
         made.configure(rights())
         try:
             yield made

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from cms.config.model import AuditSpec, Config, FileSpec, MetricsSpec, SocketSpec
-from cms.core.accounts import Account, Grant, Scopes, Source
+from cms.core.accounts import Account, Fleet, Grant, Scopes, Source
 from cms.daemon.app import App, AppOptions, run
 from support.trio_run import until
 
@@ -38,6 +38,7 @@ class World:
     page: str = ""
     audit: AuditSpec = field(default_factory=AuditSpec)
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
+    fleet: Fleet | None = None
     warnings: tuple[str, ...] = ()
     fault: Exception | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class World:
             self.page,
             audit=self.audit,
             metrics=self.metrics,
+            fleet=self.fleet,
         )
 
     def spec(self, name: str, **options: Any) -> SocketSpec:

@@ -27,12 +27,10 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from support import evidence
 from support.programs import require_program
 from support.reachable import bare_environment, become
+from support.waiting import PATIENCE
 
 # What the browser showed is kept here, for people; git ignores the folder.
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-
-# A browser's start takes a second on a quiet machine. Two slow cores run a dozen other programs meanwhile.
-SECONDS = 60.0
 
 _ARGUMENTS = (
     "--headless=new",
@@ -70,9 +68,9 @@ class Browser:
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self._driver = driver
-        self._wait = WebDriverWait(driver, SECONDS)
+        self._wait = WebDriverWait(driver, PATIENCE)
         # For a page that may replace what was just found in it.
-        self._renewing = WebDriverWait(driver, SECONDS, ignored_exceptions=[StaleElementReferenceException])
+        self._renewing = WebDriverWait(driver, PATIENCE, ignored_exceptions=[StaleElementReferenceException])
 
     def open(self, address: str) -> str:
         """Open an address; return what the page shows."""
@@ -205,7 +203,7 @@ def browser(folder: Path, uid: int, certificate: Path) -> Iterator[Browser]:
     )
     driver = webdriver.Chrome(options, service)
     try:
-        driver.set_page_load_timeout(SECONDS)
+        driver.set_page_load_timeout(PATIENCE)
         yield Browser(driver)
         evidence.keep("output", driver.page_source)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,10 @@ from cms.sandbox.host import Host
 from support import evidence
 from support.reachable import COMMANDS, Installation, bare_environment, become, open_folder
 from support.waiting import PATIENCE, until
+
+# What `cms login` shows: the provider's link; or, for another device, the link and the code.
+_LINK = re.compile(r"(https://\S*client_id=\S*)\s")
+_CODE = re.compile(r"Open (https://\S+) in .*^    (\S+)$", re.DOTALL | re.MULTILINE)
 
 
 class Daemon:
@@ -85,6 +90,16 @@ class Daemon:
         """
         self.start()
         until(lambda: ask(sock, f"SMTP,token {user}".encode()), "a token")
+
+    def outlive_pause(self, sock: Path | str, user: str, life: float, protocol: str = "SMTP") -> None:
+        """Wait until cms gets another token as soon as a client says that this one, which lives so long, was refused.
+
+        After a new one it fetches no other for a second; and the client waits for seconds only, so the worker is at work.
+        """
+        done = self.cms("refresh", user)
+        assert done.returncode == 0, done.stderr
+        asked = f"{protocol},json {user}\n".encode()
+        until(lambda: json.loads(ask(sock, asked)).get("expires_in", life) <= life - 2, "the token to age")
 
     def launch(self, *, before: Sequence[str] = (), tracer: Sequence[str] = (), **environment: str) -> None:
         """Start the daemon.
@@ -184,9 +199,9 @@ class Daemon:
         """Run `cms login --paste` and be the person in front of it. Return what the command said."""
         return self.log_in(user, lambda url: provider.sign_in(url, as_user or user, follow=False).url)
 
-    def log_in(self, user: str, browse: Callable[[str], str]) -> str:
-        """Run `cms login --paste`; `browse` turns the link that it shows into the address to paste."""
-        command = self._as_owner("cms", "login", "-c", str(self.config), user, "--paste")
+    def log_in(self, user: str, browse: Callable[..., str], way: str = "--paste") -> str:
+        """Run `cms login`; `browse` turns the link that it shows, and the code beside it if any, into what to paste."""
+        command = self._as_owner("cms", "login", "-c", str(self.config), user, way)
         with subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -197,8 +212,9 @@ class Daemon:
         ) as process:
             assert process.stdin
             assert process.stdout
-            said, url = _read_link(process.stdout)
-            process.stdin.write(f"{browse(url)}\n")
+            said, shown = _read_link(process.stdout, _CODE if way == "--device" else _LINK)
+            if pasted := browse(*shown):
+                process.stdin.write(f"{pasted}\n")
             process.stdin.close()
             said += process.stdout.read()
         evidence.keep("output", said)
@@ -260,14 +276,13 @@ def ask(path: Path | str, request: bytes, *, half_close: bool = True) -> bytes:
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def _read_link(output: IO[str]) -> tuple[str, str]:
-    """Return what a command says up to a line with a link to a provider in it, and the link."""
+def _read_link(output: IO[str], expected: re.Pattern[str]) -> tuple[str, Sequence[str]]:
+    """Return what a command says up to what is expected, and what that is."""
     said = ""
     for line in output:
         said += line
-        for word in line.split():
-            if word.startswith("https://") and "client_id=" in word:
-                return said, word
+        if found := expected.search(said):
+            return said, found.groups()
     raise AssertionError(f"no link in: {said}")
 
 

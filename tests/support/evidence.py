@@ -77,12 +77,14 @@ def keep_secret(*secrets: str) -> None:
 
 def keep_files(where: Path) -> None:
     """Keep every log below a folder that is about to go, and learn the keys that lie there."""
-    for file in where.rglob("*log"):
-        if file.is_file():
-            keep("logs", file.read_bytes())
-    for name in _KEY_FILES:
-        for file in filter(Path.is_file, where.rglob(name)):
-            keep_secret(*spellings(file.read_bytes().strip()))
+    # Path.rglob raises where a program that is about to end removes a folder at this moment.
+    for folder, _, names in os.walk(where):
+        for file in (Path(folder, name) for name in names):
+            with suppress(FileNotFoundError):
+                if file.name.endswith("log") and file.is_file():
+                    keep("logs", file.read_bytes())
+                if file.name in _KEY_FILES and file.is_file():
+                    keep_secret(*spellings(file.read_bytes().strip()))
 
 
 def spellings(key: bytes) -> Iterator[str]:
@@ -190,7 +192,7 @@ class Watch(threading.Thread):
         super().__init__(name="evidence", daemon=True)
         self._patience = patience
         self._seen: set[tuple[str, bytes, bytes]] = set()
-        # When a process of cms's was first seen that may dump its memory.
+        # When a process of cms's was first seen that may dump its memory, by its number and its start: a number comes again.
         self._exposed: dict[str, float] = {}
         self._ended = threading.Event()
 
@@ -215,7 +217,9 @@ class Watch(threading.Thread):
                     continue
                 self._keep(child, arguments, environment)
                 if is_cms(arguments.split(b"\0")):
-                    self._check_dumps(child, arguments, Path(f"/proc/{child}/limits").read_text())
+                    # Behind the name, which may have spaces and parentheses in it: field 22 of proc(5).
+                    started = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[19]
+                    self._check_dumps(f"{child} {started}", arguments, Path(f"/proc/{child}/limits").read_text())
             self._look_below(child)
 
     def _check_dumps(self, process: str, arguments: bytes, limits: str) -> None:

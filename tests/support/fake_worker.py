@@ -27,8 +27,11 @@ from cms.grants.messages import (
     Explored,
     Export,
     Exported,
+    Heard,
     Import,
     Listed,
+    Look,
+    Looked,
     Place,
     Prompt,
     Redirected,
@@ -58,6 +61,8 @@ class Fake:
                 self.note("started", str(os.getpid()))
             case Acquire(number=number, grant=grant):
                 self.act(number, grant.login.partition("@")[0])
+            case Look(number=number, grant=grant):
+                self.done(number, Looked(5.0) if grant.login.startswith("alike") else granted(number))
             case SignIn(number=number, grant=grant, method=method, claims=claims):
                 self.note("claims", claims)
                 self.note("clients", grant.client_id)
@@ -110,6 +115,9 @@ class Fake:
                 self.babble()
             case "chatty":
                 self.chatter()
+                self.done(number, granted(number))
+            case "told":
+                self.send(Heard(("a-grant",)))
                 self.done(number, granted(number))
             case "twice":
                 self.done(number, granted(number))

@@ -45,10 +45,15 @@ def blocks(text: str) -> list[Block]:
     return [Block(mark or "", language, body) for mark, _, language, body in _BLOCK.findall(text)]
 
 
-def shown(tool: str, name: str) -> str:
+def marked(text: str, name: str) -> str:
     """Return the block that a page marks with `test: NAME`."""
-    (found,) = (block.text for block in blocks(page(tool)) if block.mark == f"test: {name}")
+    (found,) = (block.text for block in blocks(text) if block.mark == f"test: {name}")
     return found
+
+
+def shown(tool: str, name: str) -> str:
+    """Return such a block of a mail program's page."""
+    return marked(page(tool), name)
 
 
 def contrib(name: str) -> str:

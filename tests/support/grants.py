@@ -24,12 +24,15 @@ from cms.grants.messages import (
     Acquire,
     Done,
     Ended,
+    Heard,
     Open,
     Prompt,
     Question,
+    Reached,
     Redirected,
     SignIn,
     SignOut,
+    Told,
     WorkerReply,
     pack,
     unpack_reply,
@@ -133,6 +136,7 @@ class Broker:
         self.sock = sock
         self.status: int | None = None
         self._lines = Lines(MAX_MESSAGE)
+        self.told: list[Told] = []
         self._replies: list[WorkerReply] = []
         self._number = 0
         sock.settimeout(PATIENCE)
@@ -145,24 +149,39 @@ class Broker:
         return self._number
 
     def receive(self) -> WorkerReply | None:
-        """Return the next reply, None when the worker has closed its end."""
+        """Return the next reply, None when the worker has closed its end. Whether a database answers is told at any time."""
         while not self._replies:
             data = self.sock.recv(65536)
             if not data:
                 return None
-            self._replies += [unpack_reply(line) for line in self._lines.feed(data)]
+            replies = [unpack_reply(line) for line in self._lines.feed(data)]
+            self._replies += [each for each in replies if not isinstance(each, Reached)]
         return self._replies.pop(0)
 
+    def answer(self) -> WorkerReply | None:
+        """Return the next reply to a question. What a fleet's worker tells without being asked is in `told`."""
+        while isinstance(reply := self.receive(), Told):
+            self.told.append(reply)
+        return reply
+
+    def heard(self) -> tuple[str, ...]:
+        """Return what a fleet's worker has heard of next: the keys of grants."""
+        while True:
+            reply = self.told.pop(0) if self.told else self.receive()
+            assert isinstance(reply, Told), reply
+            if isinstance(reply, Heard):
+                return reply.keys
+
     def done(self) -> Outcome:
-        """Return the outcome in the next reply."""
-        reply = self.receive()
+        """Return the outcome in the next answer."""
+        reply = self.answer()
         assert isinstance(reply, Done), reply
         assert isinstance(reply.outcome, Outcome), reply
         return reply.outcome
 
     def prompt(self) -> Prompt:
-        """Return the next reply, which is a prompt."""
-        reply = self.receive()
+        """Return the next answer, which is a prompt."""
+        reply = self.answer()
         assert isinstance(reply, Prompt), reply
         return reply
 
@@ -170,15 +189,15 @@ class Broker:
         self.send(Acquire(self.number(), grant, grant.scope_sets[0]))
         return self.done()
 
-    def sign_out(self, grant: Grant) -> Outcome:
-        self.send(SignOut(self.number(), grant))
+    def sign_out(self, grant: Grant, *, revoke: bool = False) -> Outcome:
+        self.send(SignOut(self.number(), grant, revoke))
         return self.done()
 
     def sign_in(self, grant: Grant, entra: Host, user: str = "", method: str = "browser", claims: str = "") -> Outcome:
         """Sign in as `user`, or as the grant's own."""
         number = self.number()
         self.send(SignIn(number, grant, method, claims))
-        reply = self.receive()
+        reply = self.answer()
         if isinstance(reply, Done):
             assert isinstance(reply.outcome, Outcome), reply
             return reply.outcome

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -15,11 +13,10 @@ from pathlib import Path
 from cms.sandbox.directory import CLIENT_ID
 from support import evidence
 from support.contrib import replaced
-from support.daemon import Daemon, ask, daemons, settings_lines
+from support.daemon import Daemon, daemons, settings_lines
 from support.fragments import shown
 from support.reachable import ALICE, Installation
 from support.servers import MAIL_UID, MailServers
-from support.waiting import until
 
 # As in all examples.
 USER = "user@domain.com"
@@ -90,14 +87,8 @@ class Person:
         return subject
 
     def outlive_pause(self, protocol: str = "SMTP") -> None:
-        """Wait until the token is old enough for cms to get another one: after a new one it does not fetch another for a second."""
-
-        def aged() -> bool:
-            answer = json.loads(ask(self.socket, f"{protocol},json {USER}\n".encode()))
-            # On a busy machine there may be none yet.
-            return bool(answer.get("expires_in", math.inf) <= self.servers.entra.token_life - 2)
-
-        until(aged, "the token to age")
+        """Do as `Daemon.outlive_pause`."""
+        self.broker.outlive_pause(self.socket, USER, self.servers.entra.token_life, protocol)
 
     def start_broker(self) -> None:
         """Start the daemon again, while the account is signed in."""

@@ -27,8 +27,8 @@ class Proxy:
 
     `user` and `password` are demanded where they are not empty. `status` refuses every tunnel with an HTML page;
     `babble` promises one, and sends that page instead of TLS. With `inspector`, an authority of the company's, it
-    opens what goes through; it trusts the file `upstream_ca` itself. `places` has other ends for tunnels. With `tls` it is
-    spoken to over TLS.
+    opens what goes through; it trusts the file `upstream_ca` itself, and loses the answers to as many forms as `losing`
+    says. `places` has other ends for tunnels. With `tls` it is spoken to over TLS.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -39,6 +39,7 @@ class Proxy:
         self.babble = False
         self.inspector: trustme.CA | None = None
         self.upstream_ca = ""
+        self.losing = 0
         self.places: dict[str, str] = {}
         # The host:port of each tunnel that was made, and the requests that were seen in opened ones.
         self.tunnels: list[str] = []
@@ -171,6 +172,10 @@ class _Handler(BaseHTTPRequestHandler):
             content = answer.read()
         finally:
             upstream.close()
+        if proxy.losing and self.command == "POST":
+            proxy.losing -= 1
+            self.close_connection = True
+            return
         self.send_response(answer.status)
         for name in ("Content-Type", "Location", "Retry-After"):
             if answer.headers[name]:

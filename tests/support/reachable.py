@@ -60,12 +60,14 @@ class Installation:
     def __init__(self, folder: Path, *, libraries: Path | None = None, debians: bool = False) -> None:
         self.folder = folder
         systems = ["--system-site-packages"] if debians else []
-        subprocess.run([_base_python(), "-m", "venv", "--without-pip", *systems, folder], check=True)
+        subprocess.run([base_python(), "-m", "venv", "--without-pip", *systems, folder], check=True)
         self.python = folder / "bin" / "python"
         self.packages = next(folder.glob("lib/python3*/site-packages"))
-        # Only the tests' own libraries have those of `cms demo`.
+        # Only the tests' own libraries have those of `cms demo`, and of a fleet.
         extra = "" if libraries else "sandbox"
         for each in map(distribution, _OWN) if debians else closure("cms-oauth", extra, libraries):
+            copy(each, self.packages)
+        for each in [] if libraries or debians else closure("psycopg", "binary"):
             copy(each, self.packages)
         for package in ("cms", "cms_oauth"):
             self._copy_own(package)
@@ -102,7 +104,7 @@ def bare_environment(**more: str) -> Mapping[str, str]:
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", **more}
 
 
-def _base_python() -> str:
+def base_python() -> str:
     """Return this interpreter outside of any virtual environment, where others can run it."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for candidate in (os.path.realpath(sys.executable), f"/usr/bin/{version}"):

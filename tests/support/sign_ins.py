@@ -49,7 +49,8 @@ class FakeSession(SignInSession):
             return self.worker.early
         code = "ABCD-1234" if self.method == "device" else ""
         url = f"https://login.example.test/authorize?login_hint={self.grant.login}"
-        return Prompt(1, self.method, url, code, 600.0, self.grant.redirect_uri, f"state-of-{self.grant.login}")
+        complete, state = self.worker.complete_url if code else "", f"state-of-{self.grant.login}"
+        return Prompt(1, self.method, url, code, 600.0, self.grant.redirect_uri, state, complete)
 
     async def redirected(self, fields: Mapping[str, str]) -> None:
         self.fields.append(dict(fields))
@@ -61,13 +62,14 @@ class FakeSession(SignInSession):
 
 
 class FakeWorker(Worker):
-    """Starts sessions and remembers them; `early` ends each before its prompt."""
+    """Starts sessions and remembers them; `early` ends each before its prompt. `complete_url` comes with a code."""
 
     def __init__(self) -> None:
         super().__init__(Open(""))
         self.sessions: list[FakeSession] = []
         self.left: list[FakeSession] = []
         self.early: Outcome | None = None
+        self.complete_url = ""
 
     @asynccontextmanager
     async def sign_in(self, grant: Grant, method: str, claims: str = "") -> AsyncIterator[FakeSession]:

@@ -156,7 +156,7 @@ async def serving(folder: Path, kind: Kind = TOKEN, rules: Rules = RULES) -> Asy
     """Serve a socket; the keeper answers at once unless a test gives it another event."""
     path, keeper, audit = str(folder / "cms.sock"), FakeKeeper(), Audit(Stopped().boot)
     keeper.open.set()
-    issuer = Issuer(rules, lambda _grant: served.keeper)
+    issuer = Issuer(rules, lambda _grant, _uid: served.keeper)
     connections = kind.serve(await open_listener(path, 0o600), issuer, audit)
     served = Served(kind, path, keeper, issuer, audit, connections)
 

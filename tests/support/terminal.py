@@ -83,8 +83,9 @@ class Terminal:
         self._user = user
         self._socket = f"terminal-{next(_numbers)}"
         variables = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
-        # The pane stays after the program's end, so that its last words can be read.
-        stays = ("set-option", "-g", "remain-on-exit", "on", ";")
+        # The pane stays after the program's end, so that its last words can be read. tmux's own word about the end
+        # would push the first line off the screen.
+        stays = ("set-option", "-g", "remain-on-exit", "on", ";", "set-option", "-g", "remain-on-exit-format", "", ";")
         started = self._tmux("-f", "/dev/null", *stays, "new-session", "-d", *_SIZE, *variables, *command)
         assert started.returncode == 0, started.stderr
 

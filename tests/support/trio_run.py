@@ -14,6 +14,11 @@ from cms.system.clock import Clock
 # A test that waits for real processes and sockets and has not ended by now never will.
 TEST_SECONDS = 300.0
 
+# How fast the clock of `in_trio_jumps` goes. It is to stand still between jumps, however long a busy machine takes there;
+# and pauses of the code are to end.
+_RATE = 0.2
+_POLL = 0.01
+
 Test = TypeVar("Test", bound=Callable[..., Awaitable[None]])
 
 
@@ -32,7 +37,7 @@ def in_trio(test: Test) -> Callable[..., None]:
 
 
 def in_trio_jumps(test: Test) -> Callable[..., None]:
-    """Run the test in real time, on a clock that `jump` sets forward: for deadlines around real processes."""
+    """Run the test on a slow clock that `jump` sets forward: for deadlines around real processes."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -40,7 +45,7 @@ def in_trio_jumps(test: Test) -> Callable[..., None]:
             with trio.fail_after(TEST_SECONDS):
                 await test(*args, **kwargs)
 
-        trio.run(bounded, clock=trio.testing.MockClock(rate=1.0))
+        trio.run(bounded, clock=trio.testing.MockClock(rate=_RATE))
 
     return run
 
@@ -67,8 +72,10 @@ def in_trio_clock(test: Test) -> Callable[..., None]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for what another process or task does, where it has no other way to say so."""
+    clock = trio.lowlevel.current_clock()
+    rate = clock.rate if isinstance(clock, trio.testing.MockClock) else 1.0
     while not condition():  # noqa: ASYNC110 - as the docstring says
-        await trio.sleep(0.01)
+        await trio.sleep(_POLL * rate)
 
 
 class FakeClock(Clock):

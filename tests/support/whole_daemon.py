@@ -18,8 +18,8 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -251,6 +251,11 @@ class WholeDaemon:
 
     # The worker.
 
+    def allow(self, seconds: float) -> None:
+        """Let workers take so long for a question from now on, as a reload may; those that run leave."""
+        worker = self.app.worker
+        assert worker.reopen(replace(worker._opened, timeout=seconds))
+
     def workers(self) -> list[int]:
         """Return the processes that do the work of grant workers."""
         found = (int(each) for each in descendants(os.getpid()))
@@ -277,17 +282,20 @@ async def whole_daemon(
     life: float = HOUR,
     state: Path | None = None,
     stored: Callable[[Entra, Path], None] = lambda _entra, _state: None,
+    server: Entra | None = None,
+    more: str = "",
     **options: Any,
 ) -> AsyncIterator[WholeDaemon]:
-    """Run a daemon for these users, who have signed in, over a separate sandbox.
+    """Run a daemon for these users, who have signed in, over a separate sandbox, or over `server`.
 
     `key` is what Vault(key=...) names, "" for no such directive; `environment` what the worker has beside the usual;
     `program` the worker's; `life` a token's in seconds; `state` the state folder, if not
-    the usual one; `stored` fills it before the daemon starts; further `options` are of `AppOptions`.
+    the usual one; `stored` fills it before the daemon starts; `more` are further lines of the configuration; further
+    `options` are of `AppOptions`.
     """
     clock, state = MovingClock(folder / "clock"), state or folder / "state"
-    with Entra(users, now=clock.truth, token_life=life) as entra:
-        (folder / "cms.cfg").write_text(_configuration(folder, entra, users, key))
+    with nullcontext(server) if server else Entra(users, now=clock.truth, token_life=life) as entra:
+        (folder / "cms.cfg").write_text(_configuration(folder, entra, users, key) + more)
         stored(entra, state)
         coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         chosen = AppOptions(

@@ -52,6 +52,10 @@ class World:
         page = self.server.sign_in(flow.url, user, follow=False)
         return flow.finish({**page.fields, **fields})
 
+    def end(self, end: ExchangeEnd) -> Outcome | None:
+        """Have the provider end a sign-in; return why it has not, None if it has."""
+        return self.client.revoke(self.grant, end.cache, self.secret)
+
     def redeem(self, end: ExchangeEnd) -> ExchangeEnd:
         return self.client.redeem(self.grant, self.scopes, end.cache, end.subject, who=end.who, secret=self.secret)
 

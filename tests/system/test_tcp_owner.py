@@ -85,11 +85,12 @@ def test_a_dual_stack_client_is_found() -> None:
 )
 def test_only_an_open_socket_counts(table: Path, state: str, inode: int, expected: int | None) -> None:
     """A socket that was closed at once claims to be root's: it has no owner."""
-    # Written as a little-endian machine has it, and as a big-endian one has it.
-    rows = [row(f"{ip}:C350", f"{ip}:1F90", state, 1000, inode) for ip in ("0100007F", "7F000001")]
+    # Written as a little-endian machine has it, and as a big-endian one has it. Where a program listens at the port, the
+    # kernel would be asked: nobody listens at this one.
+    rows = [row(f"{ip}:C350", f"{ip}:0001", state, 1000, inode) for ip in ("0100007F", "7F000001")]
     table.write_text(HEAD + "".join(rows))
 
-    assert expected == peer_uid(("127.0.0.1", 50_000), ("127.0.0.1", 8080))
+    assert expected == peer_uid(("127.0.0.1", 50_000), ("127.0.0.1", 1))
 
 
 def test_without_tables_no_owner_is_found(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

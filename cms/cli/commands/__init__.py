@@ -34,6 +34,7 @@ _COMMANDS = {
     "doctor": ("doctor:doctor", "Check everything that mail needs."),
     "explain": ("explain:explain", "Explain an error of a provider's or of a mail server."),
     "export": ("sign_ins:export", "Write sign-ins to FILE, for `cms import` elsewhere."),
+    "fleet": ("fleet:fleet", "Share sign-ins among hosts, through PostgreSQL."),
     "import": ("sign_ins:bring_in", "Import sign-ins from a file or a keyring entry."),
     "init": ("init:init", "Set up cms, step by step."),
     "login": ("sign_ins:login", "Sign in as USER, with or without a running daemon."),

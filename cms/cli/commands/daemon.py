@@ -25,15 +25,25 @@ from cms_oauth.text import shown
 
 @click.command(epilog=examples("cms run", "cms run -c ./cms.cfg --log-level=debug"))
 @config_option
-@click.option("--log-level", type=click.Choice(VALUES["--log-level"]), default="info", show_default=True)
+@click.option(
+    "--log-level",
+    type=click.Choice(VALUES["--log-level"]),
+    default="info",
+    show_default=True,
+    help="What is worth a line on the standard error.",
+)
 @click.option(
     "--log-form",
     type=click.Choice(VALUES["--log-form"]),
     default="auto",
     show_default=True,
+    help="How a line is written; auto suits a terminal, systemd or a pipe.",
 )
 def run(config: str, log_level: str, log_form: str) -> None:
-    """Run the daemon in the foreground."""
+    """Run the daemon in the foreground.
+
+    It keeps a fresh token of each account and answers mail programs, until Ctrl-C or SIGTERM.
+    """
     run_anew(Run(literal(config_path(config)), log_level, log_form))
 
 

@@ -18,7 +18,7 @@ from cms.sandbox import stage
 def demo(arguments: tuple[str, ...], *, keep: bool) -> int:
     """Try cms in a sandbox, without an account.
 
-    Shows a sign-in, tokens and a login at a mail server, all simulated on this machine. With --keep, three accounts and
-    the mail server stay, and the commands to try are printed.
+    Shows a sign-in, tokens and logins at mail servers, all simulated on this machine. With --keep, three accounts and
+    the mail servers stay, and the commands to try are printed: to send, and to read, with mutt for example.
     """
     return stage.main([*(("--keep",) if keep else ()), *arguments])

@@ -7,9 +7,17 @@ import click
 from cms.cli.commands.options import examples, json_option
 
 
-# A POP server's reply begins with -ERR, which is no option.
+class _Explain(click.Command):
+    """A POP server's reply begins with -ERR, and click would take each of its letters for an option: h for the help."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = {name for each in self.get_params(ctx) for name in each.opts}
+        given = [each for each in args if each in options]
+        return super().parse_args(ctx, [*given, "--", *(each for each in args if each not in {*given, "--"})])
+
+
 @click.command(
-    context_settings={"ignore_unknown_options": True},
+    cls=_Explain,
     epilog=examples(
         "cms explain AADSTS50105",
         "cms explain '535 5.7.139 Authentication unsuccessful'",

@@ -11,6 +11,7 @@ from cms.cli import daemonless
 from cms.cli.commands.options import PATH, config_option, examples, named_config, ways
 from cms.cli.connect import connect
 from cms.cli.init import first_config, wizard
+from cms.cli.init.exchangers import exchangers
 from cms.cli.load import load_config
 from cms.cli.terminal import Terminal
 from cms_oauth import paths
@@ -20,7 +21,7 @@ from cms_oauth import paths
 @config_option
 @click.option("--user", default="", metavar="ADDRESS", help="The mail address to sign in with.")
 @click.option("--system", is_flag=True, help="Set up the system service, in /etc/cms/cms.cfg.")
-@click.option("--offline", is_flag=True, help="Do not look up the address's tenant.")
+@click.option("--offline", is_flag=True, help="Do not look up whose the address is.")
 @click.option("--tenant", default="", help="The tenant, if you know it.")
 @click.option("--client-id", default="", help="Use your own application.")
 @click.option("--redirect-uri", default="", help="The redirect address of that application.")
@@ -61,4 +62,5 @@ def init(config: str, *, system: bool, yes: bool, method: str, ca: str, **wishes
         ca=os.path.abspath(ca) if ca else "",  # noqa: PTH100
         **wishes,
     )
-    return wizard.begin(chosen, Terminal(yes=yes), wizard.Around(daemonless.explored, load_config, connect))
+    around = wizard.Around(exchangers, daemonless.explored, load_config, connect)
+    return wizard.begin(chosen, Terminal(yes=yes), around)

@@ -15,6 +15,10 @@ from cms_oauth.text import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# What a shell reads in a word as more than itself: bash puts a completion on the line as it is, and expands the words that it
+# chooses from before it shows them.
+_SHELLS_OWN = frozenset(" \"#$&'()*;<>?[\\]^`{|}~!")
+
 
 # Only newer versions of click than Debian 13's can be asked for ParamType[str] at run time.
 if TYPE_CHECKING:
@@ -61,12 +65,12 @@ def user_argument(command: Command) -> Command:
 def account_names(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the users of the running daemon that begin like this: for the completions of a shell, which prints nothing.
 
-    Not `*@domain.com`, which is every address of a domain: a shell would put the names of files in its place.
+    Not those whose names mean something else to a shell, such as `$(command)@domain.com`: a name may be what a provider says
+    of who signed in, and to root's command what another user's daemon says.
     """
     # Imported here, because a command that asks no daemon does without it.
     from cms.cli.client import understood  # noqa: PLC0415
     from cms.cli.connect import connect  # noqa: PLC0415
-    from cms_oauth.addresses import is_pattern  # noqa: PLC0415
 
     try:
         with connect() as found, understood():
@@ -74,7 +78,7 @@ def account_names(_context: click.Context, _parameter: click.Parameter, incomple
             users = [printable(str(row.get("user", ""))) for row in rows]
     except (Failure, Unusable, OSError):
         return []
-    return [user for user in users if user.startswith(incomplete) and not is_pattern(user)]
+    return [user for user in users if user.startswith(incomplete) and _SHELLS_OWN.isdisjoint(user)]
 
 
 def examples(*lines: str) -> str:

@@ -83,7 +83,7 @@ def _passphrase_option(command: Command) -> Command:
     metavar="USER",
     default="",
     shell_complete=account_names,
-    help="The account (may be left out if there is only one).",
+    help="The account. Leave it out if there is only one, or if the file names one of them.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing sign-in (cms's own exports only).")
 @_passphrase_option
@@ -94,7 +94,7 @@ def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file:
 
     The file was written by `cms export` or by another program.
 
-    Formats: cms, mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id must
+    Formats: cms, mutt_oauth2, msal (oauth2ms), sasl-xoauth2, oama, pizauth, email-oauth2-proxy. The client id must
     be the same. docs/moving.md has the commands for each program.
     """
     path = transfer.absolute_place(place, source)
@@ -132,19 +132,27 @@ def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *
         return FAILED
 
 
-@click.command(epilog=examples("cms logout user@domain.com", "cms logout --all"))
+@click.command(epilog=examples("cms logout user@domain.com", "cms logout --all", "cms logout --revoke user@domain.com"))
 @user_argument
 @click.option("--all", "every", is_flag=True, help="Delete every sign-in, also those without an account.")
-@click.option("--yes", is_flag=True, help="With --all: delete without asking.")
+@click.option("--revoke", is_flag=True, help="End the sign-in at the provider too, where a program can do that.")
+@click.option("--yes", is_flag=True, help="With --all or --revoke: do it without asking.")
 @config_option
-def logout(user: str, config: str, *, every: bool, yes: bool) -> int:
+def logout(user: str, config: str, *, every: bool, revoke: bool, yes: bool) -> int:
     """Delete the sign-in of USER from this machine.
 
-    The vault's key is deleted with the last sign-in.
+    The vault's key is deleted with the last sign-in. With --revoke the sign-in ends at the provider first: cms says
+    what else ends with it, and asks. If the provider cannot be reached, you stay signed in. Microsoft lets no program do
+    this.
     """
     if user and every:
         raise click.UsageError("Give USER or --all, not both.")
     with daemon_or_none(named_config(config)) as found:
+        if revoke:
+            asked = {"user": user, "all": every, "yes": yes}
+            return ended(
+                transfer.converse(found, "revoke", transfer.answers(lambda: "", say_at_length, yes=yes), **asked)
+            )
         if not every:
             with working("signing out"):
                 answer = found.ask("logout", user=user)

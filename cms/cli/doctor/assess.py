@@ -11,21 +11,16 @@ from typing import Any
 
 from cms.cli.doctor.findings import Finding, failed, passed, skipped, warned, yours
 from cms.core.accounts import Account, Source
-from cms.core.preflight import misfit_of, permission_of
-from cms.core.status import REKEY, old_key
-from cms.core.status_table import some
+from cms.core.old_key import REKEY, old_key
+from cms.core.preflight import LENGTHENS, misfit_of, permission_of
+from cms.core.status import RENEW_CERTIFICATE, expiry
 from cms.core.words import NAMELESS, duration
+from cms.grants.messages import FleetReport
 from cms_oauth.claims import Claims
-from cms_oauth.diagnosis.certificates import CERTIFICATE, at_login
-from cms_oauth.diagnosis.mail import reachable
 from cms_oauth.diagnosis.provider import of_problem
 from cms_oauth.diagnosis.verdicts import Verdict
-from cms_oauth.microsoft import LOGIN_HOSTS, clouds_of_server
 from cms_oauth.moves import Command, cms, fill
-
-# Entra and Exchange tolerate a clock that is five minutes off. Half a minute means that nothing synchronises the clock.
-SKEW_WARNS = 30.0
-SKEW_FAILS = 300.0
+from cms_oauth.providers import MICROSOFT
 
 # A vault file has a few kilobytes, and a new one is written beside the old one. On a full disk a renewed sign-in is lost.
 SPACE_WARNS = 64 * 1024 * 1024
@@ -33,9 +28,6 @@ SPACE_FAILS = 1024 * 1024
 
 # Warn of a sign-in that ends within a week.
 FORECAST_WARNS = 7 * 86_400.0
-
-# The issuers of the certificates of Microsoft's login hosts. Another issuer means that a proxy intercepts TLS.
-PUBLIC_ISSUERS = ("digicert", "microsoft", "globalsign", "baltimore", "entrust", "sectigo", "geotrust", "cfca")
 
 _WRITABLE_BY_OTHERS = 0o077
 
@@ -78,171 +70,6 @@ def _numbers(version: str) -> tuple[int, ...]:
             break
         numbers.append(int(part))
     return tuple(numbers)
-
-
-# The network.
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The addresses of a host, or why they could not be looked up."""
-
-    host: str
-    addresses: tuple[str, ...] = ()
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Https:
-    """The result of a TLS connection to a login host.
-
-    - `issuer`: who issued its certificate; known even if the certificate is not `trusted`.
-    - `version`: of TLS.
-    - `skew`: by how many seconds this machine's clock is ahead of the host's Date.
-    - `error`: what went wrong, "" for nothing.
-    - `valid`: from when to when its certificate is valid, "" if it is trusted or not known.
-    - `proxy`: the address of the proxy on the way, without credentials. `named_by`: what names it.
-    - `ca`: the file of Tls(ca=).
-    - `unusable`: what names certificate authorities that cannot be loaded, "" for nothing.
-    - `unseen`: why cms did not connect, "" if it did.
-    """
-
-    host: str
-    trusted: bool = False
-    issuer: str = ""
-    version: str = ""
-    skew: float | None = None
-    error: str = ""
-    proxy: str = ""
-    ca: str = ""
-    unseen: str = ""
-    valid: str = ""
-    named_by: str = ""
-    unusable: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """Whether a mail server accepts connections: `error` says why not. `nameless`: its name was not resolved."""
-
-    host: str
-    port: int
-    error: str = ""
-    nameless: bool = False
-
-
-def names(found: Names) -> Finding:
-    if found.addresses:
-        return passed("dns", f"{found.host} is {', '.join(found.addresses[:3])}")
-    command = Command(("getent", "hosts", found.host))
-    step = f"`{command}`; if that fails too, check /etc/resolv.conf and the network"
-    return failed("dns", f"{found.host}: {found.error}", yours("no-name", "the host's name cannot be resolved", step))
-
-
-def clock(found: Https) -> Finding:
-    if found.skew is None:
-        reason = found.unseen or found.error or "its answer has no Date"
-        return skipped("clock", f"{found.host} sent no time: {reason}")
-    order = "ahead of" if found.skew > 0 else "behind"
-    said = f"{duration(abs(found.skew))} {order} {found.host}"
-    if abs(found.skew) < SKEW_WARNS:
-        return passed("clock", said)
-    verdict = yours(
-        "clock",
-        "this machine's clock is wrong, and tokens are refused as expired or as not valid yet",
-        "`timedatectl set-ntp true`, then `timedatectl status`",
-    )
-    return (failed if abs(found.skew) >= SKEW_FAILS else warned)("clock", said, verdict)
-
-
-def tls(found: Https) -> Finding:
-    if found.unseen:
-        return skipped("tls", f"{found.host}: {found.unseen}")
-    if not found.trusted:
-        return _untrusted(found) if found.issuer else failed("tls", f"{found.host}: {found.error}", _unreachable(found))
-    said = f"{found.host}: {found.version}, certificate from {found.issuer}"
-    if found.ca:
-        return passed("tls", f"{said}, trusted by Tls(ca=)")
-    if found.host not in LOGIN_HOSTS or any(word in found.issuer.lower() for word in PUBLIC_ISSUERS):
-        return passed("tls", said)
-    return warned("tls", said, _INTERCEPTED)
-
-
-_INTERCEPTED = Verdict(
-    "interception",
-    "a proxy between here and Microsoft, such as your company's, intercepts TLS: it can read the sign-in",
-    "administrator",
-    ("ask for an exception for the login host (Microsoft also asks for no TLS inspection there)",),
-)
-
-
-def _untrusted(found: Https) -> Finding:
-    valid = f", valid {found.valid}" if found.valid else ""
-    said = f"{found.host}: the certificate from {found.issuer}{valid} is not trusted: {found.error}"
-    verdict = at_login(found.error, found.host)
-    if verdict.name != CERTIFICATE.name:
-        return failed("tls", said, verdict)
-    return failed(
-        "tls",
-        said,
-        yours(
-            "corporate-certificate",
-            "cms does not know its authority, such as that of your company's proxy, which intercepts TLS",
-            'Tls(ca="FILE") in the configuration, with your company\'s root certificate in FILE (often'
-            " /etc/ssl/certs/ca-certificates.crt)",
-            "`cms reload`",
-        ),
-    )
-
-
-def _unreachable(found: Https) -> Verdict:
-    if found.unusable:
-        cause = f"cms cannot load the certificate authorities that {found.unusable} names"
-        move = "then `cms reload`" if found.ca else "or unset it, where cms is started, and start it again"
-        return yours("wrong-authorities", cause, f"correct {found.unusable}, {move}")
-    if found.proxy:
-        return yours(
-            "proxy", f"cms uses the proxy {found.proxy}, which {found.named_by} names", f"check {found.named_by}"
-        )
-    if found.named_by:
-        return yours("proxy", f"{found.error}", f"correct {found.named_by}, or set Proxy(...) in the configuration")
-    step = "check the firewall; if a proxy is required, set HTTPS_PROXY or Proxy(...) in the configuration"
-    return yours("unreachable", "no TLS connection with the login host", step)
-
-
-def environment(found: Sequence[str], wrong: Sequence[str]) -> list[Finding]:
-    """Return the findings about variables that name files which are not there.
-
-    Those in `wrong` make connections with login hosts impossible; those in `found` are ignored.
-    """
-    step = "correct the variable, or unset it, where cms and the mail programs are started"
-    bad = [failed("environment", each, yours("wrong-variable", "cms cannot connect with it", step)) for each in wrong]
-    ignored = yours("ignored-variable", "OpenSSL ignores it, in cms and in mail programs that use OpenSSL", step)
-    bad += [warned("environment", each, ignored) for each in found]
-    return bad or [passed("environment", "no variable about TLS that counts here names a missing file")]
-
-
-def proxy(found: Https) -> Finding:
-    if found.unseen:
-        return skipped("proxy", f"{found.proxy}, to {found.host}: {found.unseen}")
-    if not found.proxy and found.named_by:
-        return failed("proxy", f"to {found.host}: {found.error}", _unreachable(found))
-    if not found.proxy:
-        return passed("proxy", f"none on the way to {found.host}")
-    if found.error and not found.issuer:
-        return failed("proxy", f"{found.proxy}, to {found.host}: {found.error}", _unreachable(found))
-    return passed("proxy", f"{found.proxy}, to {found.host}; mail servers are reached without it")
-
-
-def reached(found: Reached, users: Sequence[str]) -> Finding:
-    if not found.error:
-        return passed("mail servers", f"{found.host}:{found.port} accepts connections")
-    if found.nameless:
-        return skipped("mail servers", f"{found.host}:{found.port}: {found.error}; see dns (for {some(users)})")
-    blocked = "many networks block outgoing connections to port 587 or 993: ask, or try from another network"
-    step = blocked if clouds_of_server(found.host) else reachable("", found.host)
-    verdict = yours("mail-port", f"no connection with {found.host}:{found.port}", step)
-    return failed("mail servers", f"{found.host}:{found.port}: {found.error} (for {some(users)})", verdict)
 
 
 # The machine.
@@ -288,6 +115,21 @@ def state_folder(found: Folder, uid: int) -> Finding:
         verdict = yours("disk-full", "a renewed sign-in that cannot be written is lost", "free space on that disk")
         return (failed if found.free < SPACE_FAILS else warned)("state folder", said, verdict)
     return passed("state folder", f"{said}, {found.vaults} sign-in{'' if found.vaults == 1 else 's'}")
+
+
+def fleet(found: FleetReport, *, serves_only: bool) -> Finding:
+    """Return whether the fleet's database can be used, and whether it has all that this host knows."""
+    if found.version < found.program:
+        said = f"the tables have version {found.version}, and this cms makes {found.program}"
+        verdict = yours("fleet-version", "they lack what this version of cms has", "`cms fleet upgrade`")
+        return warned("fleet", said, verdict)
+    if late := sum(each.unshared for each in found.sign_ins):
+        cause = "if this host is lost before it has shared them, each needs a new sign-in"
+        move = "keep this host running: it shares them as soon as the database takes them"
+        return warned("fleet", f"{late} renewed, and not yet shared", yours("fleet-unshared", cause, move))
+    role = "this host serves only" if serves_only else "this host signs in and fetches tokens"
+    number = len(found.sign_ins)
+    return passed("fleet", f"{number} sign-in{'' if number == 1 else 's'} in the database; {role}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +215,9 @@ def sign_in(row: Mapping[str, Any], wall: float) -> Finding:
     """Return the finding about a sign-in, from a row of the status. `wall` is Unix time."""
     who = f"{row.get('user') or NAMELESS}, {', '.join(row.get('protocols', ()))}"
     state, problem = str(row.get("state")), row.get("problem")
+    if not problem and row.get("credential_due"):
+        ends = expiry(float(row.get("credential_expires_at") or 0) - wall)
+        return warned("sign-in", f"{who}: {state}; {ends}", yours("certificate-ends", ends, RENEW_CERTIFICATE))
     if not problem:
         return _forecast(row, who, wall)
     verdicts = _verdicts_of(problem, row)
@@ -435,13 +280,28 @@ def token(asked: Asked, row: Mapping[str, Any] | None = None) -> Finding:
     if not asked.got:
         if not asked.code:
             return skipped("token", f"{what}: {asked.message}")
-        if row and row.get("problem") and row.get("state") == asked.code:
+        if row and _is_told(asked, row):
             return skipped("token", f"{what}: there is none, as the sign-in above says")
         verdict = yours(asked.code, asked.message, asked.hint or "`cms status`")
         return failed("token", f"{what}: {asked.code}", verdict)
     if asked.claims is None:
-        return passed("token", f"{what}: opaque, as for all personal accounts: cms cannot look into it")
-    return _claims(asked, asked.claims, what)
+        usual = ", as for all personal accounts" if asked.account.grant.provider == MICROSOFT else ""
+        found = passed("token", f"{what}: opaque{usual}: cms cannot look into it")
+    else:
+        found = _claims(asked, asked.claims, what)
+    if row and row.get("too_long") and found.level == "pass":
+        step = "if such a program uses it, make it shorter; or use one that has room for it"
+        return warned("token", f"{what}: {row['too_long']}", yours("long-token", LENGTHENS, step))
+    return found
+
+
+def _is_told(asked: Asked, row: Mapping[str, Any]) -> bool:
+    """Return True if the finding about the sign-in has failed for the same reason."""
+    problem = row.get("problem")
+    if not problem or row.get("state") == asked.code:
+        return bool(problem)
+    reason = problem.get("message")
+    return bool(reason) and not row.get("usable") and str(reason) in asked.message
 
 
 def _claims(asked: Asked, claims: Claims, what: str) -> Finding:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cms.cli.client import NoDaemon
-from cms.cli.doctor import access, assess, mail_tools, probe_machine, probe_mail, probe_network
+from cms.cli.doctor import access, assess, assess_network, mail_tools, probe_machine, probe_mail, probe_network
 from cms.cli.doctor.examination import Examination, Limits, Look, together, unfinished
 from cms.cli.doctor.findings import (
     LEVELS,
@@ -24,15 +24,21 @@ from cms.cli.doctor.findings import (
     yours,
 )
 from cms.cli.doctor.mail_tools import judge
+from cms.cli.failure import Failure
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.config.rules import strict_rules_of
+from cms.config.trust import service_of
 from cms.core.accounts import Account
+from cms.core.proxies import Through
 from cms.core.status_table import some
 from cms.core.words import NAMELESS
+from cms.grants.messages import FleetWork
+from cms.system import users
 from cms_oauth import paths, tls
 from cms_oauth.expand import Unusable, expanded
 from cms_oauth.mailtest.dialogue import place_of
 from cms_oauth.microsoft import PERMISSIONS
+from cms_oauth.moves import Command
 from cms_oauth.peer import ROOT
 from cms_oauth.version import VERSION
 
@@ -77,22 +83,24 @@ def _program(_world: Examination) -> Iterator[Finding]:
 
 
 def _clock(examination: Examination) -> Iterator[Finding]:
-    yield from map(assess.clock, examination.logins)
+    yield from map(assess_network.clock, examination.logins)
     if not examination.logins:
         yield skipped("clock", "without a configuration there is no server to compare it with")
 
 
 def _names(examination: Examination) -> Iterator[Finding]:
     hosts = [
-        *(each.host for each in examination.doors),
+        *(each.host for each in examination.doors if not (isinstance(each.route, Through) and each.route.resolves)),
         *(_host(place) for _, _, place in examination.servers if place),
     ]
     looks = [_naming(host) for host in dict.fromkeys(hosts)]
-    yield from map(assess.names, together(looks, 0.9 * examination.limits.check))
+    yield from assess_network.names(together(looks, 0.9 * examination.limits.check))
 
 
-def _naming(host: str) -> Look[assess.Names]:
-    return Look(lambda: probe_network.names(host), assess.Names(host, error="the resolver does not answer in time"))
+def _naming(host: str) -> Look[assess_network.Names]:
+    return Look(
+        lambda: probe_network.names(host), assess_network.Names(host, error="the resolver does not answer in time")
+    )
 
 
 def _host(place: str) -> str:
@@ -101,7 +109,7 @@ def _host(place: str) -> str:
 
 
 def _tls(examination: Examination) -> Iterator[Finding]:
-    yield from map(assess.tls, examination.logins)
+    yield from map(assess_network.tls, examination.logins)
 
 
 def _environment(examination: Examination) -> Iterator[Finding]:
@@ -110,13 +118,13 @@ def _environment(examination: Examination) -> Iterator[Finding]:
     # Tls(ca=) counts before the variables that only login hosts go by.
     bundles = () if isinstance(config, Config) and config.ca else tls.BUNDLES
     counting = [name for name in bundles if environ.get(name)][:1]
-    yield from assess.environment(
+    yield from assess_network.environment(
         tls.misnamed(environ, (*tls.OPENSSLS, *tls.SETTINGS)), tls.misnamed(environ, counting)
     )
 
 
 def _proxy(examination: Examination) -> Iterator[Finding]:
-    yield from map(assess.proxy, examination.logins)
+    yield from map(assess_network.proxy, examination.logins)
 
 
 def _key(examination: Examination) -> Iterator[Finding]:
@@ -126,8 +134,30 @@ def _key(examination: Examination) -> Iterator[Finding]:
     yield assess.key(probe_machine.key(source, folder.vaults, old), examination.rows)
 
 
-def _state_folder(_world: Examination) -> Iterator[Finding]:
+def _state_folder(examination: Examination) -> Iterator[Finding]:
+    config = examination.config
+    if isinstance(config, Config) and (uid := service_of(config.file)):
+        # This process is root's, and its own folder is not the service's.
+        look = Command(("sudo", "-u", users.user_name(uid), "cms", "doctor"))
+        yield skipped("state folder", f"it is the service's: `{look}` looks at it")
+        return
     yield assess.state_folder(_state(), os.geteuid())
+
+
+def _fleet(examination: Examination) -> Iterator[Finding]:
+    config = examination.config
+    if not isinstance(config, Config) or config.fleet is None:
+        return
+    # Imported here because it loads half a daemon, and few configurations have a fleet.
+    from cms.cli import daemonless  # noqa: PLC0415
+
+    try:
+        done = daemonless.fleet_work(config, lambda number: FleetWork(number, "status"))
+    except Failure as failure:
+        verdict = yours("fleet", failure.message, failure.hint or "`cms fleet status`")
+        yield failed("fleet", "the database cannot be used", verdict)
+    else:
+        yield assess.fleet(done, serves_only=config.fleet.serves_only)
 
 
 def _state() -> assess.Folder:
@@ -146,9 +176,12 @@ def _daemon(examination: Examination) -> Iterator[Finding]:
         yield assess.no_daemon(examination.status.message, hint, runs=examination.runs)
         return
     file = config.file if isinstance(config, Config) else ""
-    yield from assess.daemon(
-        examination.status, VERSION, file, probe_machine.age_of(file, examination.wall()) if file else None
-    )
+    age = probe_machine.age_of(file, examination.wall()) if file else None
+    # The daemon may know the same file by another name: it was started in another folder, or with a link to the file.
+    runs_with = str(examination.status.get("daemon", {}).get("config", ""))
+    if file and os.path.realpath(runs_with) == os.path.realpath(file):
+        file = runs_with
+    yield from assess.daemon(examination.status, VERSION, file, age)
 
 
 def reached(config: Config, asking: Sequence[str], *, connect: bool, runs: bool = False) -> list[Finding]:
@@ -253,7 +286,7 @@ def _consent(examination: Examination) -> Iterator[Finding]:
 def _servers(examination: Examination) -> Iterator[Finding]:
     for place, found in examination.ports.items():
         users = [account.user or NAMELESS for protocol, account, at in examination.servers if (protocol, at) == place]
-        yield assess.reached(found, users)
+        yield assess_network.reached(found, users)
 
 
 def _mail(protocol: str) -> Callable[[Examination], Iterator[Finding]]:
@@ -299,6 +332,7 @@ def _testing(examination: Examination, protocol: str, account: Account, place: s
                 mailbox=mailbox,
                 seconds=examination.limits.mail,
                 skew=examination.skew_at(account),
+                provider=account.grant.provider,
             )
         ).about(asked.user)
 
@@ -350,6 +384,7 @@ CHECKS = (
     Check("proxy", _proxy),
     Check("key", _key),
     Check("state folder", _state_folder),
+    Check("fleet", _fleet),
     Check("daemon", _daemon),
     Check("socket", _sockets),
     Check("sign-in", _sign_in),

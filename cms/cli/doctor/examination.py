@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from cms.cli import client
 from cms.cli.client import NoDaemon, NotListening
-from cms.cli.doctor import access, assess, probe_machine, probe_mail, probe_network
+from cms.cli.doctor import access, assess_network, probe_machine, probe_mail, probe_network
 from cms.cli.doctor.assess import Asked
 from cms.cli.doctor.findings import (
     Finding,
@@ -25,7 +25,7 @@ from cms.cli.doctor.findings import (
     yours,
 )
 from cms.config.model import Config, ConfigError, SocketSpec
-from cms.core.accounts import Account, accounts_matching, accounts_meant, domain_of
+from cms.core.accounts import Account, Grant, accounts_matching, accounts_meant, domain_of
 from cms.daemon.serving import socketmap
 from cms.system import threads
 from cms_oauth import dial, expand, paths, wire
@@ -142,9 +142,9 @@ class Examination:
             return bare(self.user) if domain_of(bare(self.user)) else ""
         if account.user or not isinstance(self.config, Config) or isinstance(self.status, NoDaemon):
             return account.user
-        # A row for each token of each account, in the configuration's order.
+        # A row for each token of each account, in the configuration's order; then those of opened mailboxes.
         owners = [each for each in self.config.accounts for _ in set(each.scopes.values())]
-        users = [str(row.get("user", "")) for row in self.status.get("accounts", [])]
+        users = [str(row.get("user", "")) for row in self.status.get("accounts", []) if not row.get("part_of")]
         pairs = list(zip(owners, users, strict=False))
         # A daemon with another configuration has other rows.
         same = len(owners) == len(users) and all(user == each.user for each, user in pairs if each.user)
@@ -173,11 +173,11 @@ class Examination:
         return [row for row in rows if not self.user or str(row.get("user", "")).lower() in users]
 
     @property
-    def logins(self) -> list[assess.Https]:
+    def logins(self) -> list[assess_network.Https]:
         """The results of a TLS connection to each login host."""
         return self.once("logins", self._ask_logins)
 
-    def _ask_logins(self) -> list[assess.Https]:
+    def _ask_logins(self) -> list[assess_network.Https]:
         config = self.config
         secret = isinstance(config, Config) and config.proxy is not None and config.proxy.password is not None
         return together([_looking(self, door, secret=secret) for door in self.doors], 0.8 * self.limits.check)
@@ -193,9 +193,8 @@ class Examination:
         config = self.config
         if not isinstance(config, Config):
             return []
-        hosts = dict.fromkeys(
-            "{0.scheme}://{0.netloc}".format(urlsplit(each.grant.authority)) for each in self.accounts
-        )
+        addresses = (address for each in self.accounts for address in login_addresses(each.grant))
+        hosts = dict.fromkeys("{0.scheme}://{0.netloc}".format(urlsplit(each)) for each in addresses)
         return [probe_network.door(host, config.ca, config.proxy, self.environ) for host in hosts]
 
     @property
@@ -218,7 +217,7 @@ class Examination:
         return [(protocol, each, getattr(each, _HOSTS[protocol], "") or each.imap_host) for protocol, each in pairs]
 
     @property
-    def ports(self) -> dict[tuple[str, str], assess.Reached]:
+    def ports(self) -> dict[tuple[str, str], assess_network.Reached]:
         """Whether each mail server accepts connections, by protocol and address."""
         return self.once("ports", lambda: _ports(self))
 
@@ -255,7 +254,13 @@ def _status(config: str) -> Mapping[str, Any] | NoDaemon:
 _UNREAD = "the proxy needs a password, and only the grant worker reads it; `cms status` shows its errors"
 
 
-def _looking(examination: Examination, door: probe_network.Door, *, secret: bool) -> Look[assess.Https]:
+def login_addresses(grant: Grant) -> tuple[str, ...]:
+    """Return the addresses at which a person signs in and cms gets tokens: Google has these at two hosts."""
+    tokens = grant.server.token_endpoint if grant.server else ""
+    return tuple(filter(None, (grant.authority, tokens)))
+
+
+def _looking(examination: Examination, door: probe_network.Door, *, secret: bool) -> Look[assess_network.Https]:
     if secret and door.known.proxy:
         unseen = replace(door.known, unseen=_UNREAD)
         return Look(lambda: unseen, unseen)
@@ -274,18 +279,18 @@ def _set_up(account: Account, sockets: Sequence[SocketSpec]) -> object:
     return account.grant.key, tuple(account.scopes.items()), hosts, served
 
 
-def _ports(examination: Examination) -> dict[tuple[str, str], assess.Reached]:
+def _ports(examination: Examination) -> dict[tuple[str, str], assess_network.Reached]:
     places = list(dict.fromkeys((protocol, place) for protocol, _, place in examination.servers if place))
     looks = [_knocking(protocol, place, examination.limits.step) for protocol, place in places]
     return dict(zip(places, together(looks, 0.9 * examination.limits.check), strict=True))
 
 
-def _knocking(protocol: str, text: str, seconds: float) -> Look[assess.Reached]:
+def _knocking(protocol: str, text: str, seconds: float) -> Look[assess_network.Reached]:
     place = place_of(protocol.lower(), text)
     if place is None:
-        none = assess.Reached(text, 0, "it is no HOST or HOST:PORT")
+        none = assess_network.Reached(text, 0, "it is no HOST or HOST:PORT")
         return Look(lambda: none, none)
-    late = assess.Reached(place.host, place.port, NO_ANSWER)
+    late = assess_network.Reached(place.host, place.port, NO_ANSWER)
     return Look(lambda: probe_network.reached(place.host, place.port, seconds), late)
 
 

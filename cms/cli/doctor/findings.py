@@ -92,9 +92,9 @@ def _form(finding: Finding) -> Finding:
 
 
 def _of_all(form: Finding, group: Sequence[Finding]) -> Finding:
-    users, protocols = (
-        list(dict.fromkeys(each)) for each in zip(*((of.account, of.protocol) for of in group), strict=True)
-    )
+    users = list(dict.fromkeys(each.account for each in group))
+    # Accounts may be served with some of the others' protocols.
+    protocols = list(dict.fromkeys(word for each in group for word in each.protocol.split(", ")))
     message = form.message.replace(_WHO, some(users), 1).replace(_WHAT, ", ".join(protocols), 1)
     if len(users) == 1:
         return replace(form, message=message.replace(_WHO, users[0]), verdicts=group[0].verdicts)

@@ -37,10 +37,12 @@ def run(
     mailbox: str = "",
     seconds: float = SECONDS,
     skew: float | None = None,
+    provider: str = "",
 ) -> MailTest:
     """Log in, run one command, and return the result. Over IMAP it opens `mailbox` instead of INBOX.
 
-    `skew` is by how many seconds this machine's clock is ahead, None for unknown. It can explain a refusal.
+    `skew` is by how many seconds this machine's clock is ahead, None for unknown; `provider` whose the account is, "" for
+    unknown. Both can explain a refusal.
     """
     told = {
         "test": protocol.lower(),
@@ -50,6 +52,7 @@ def run(
         "mailbox": mailbox,
         "seconds": seconds,
         "skew": skew,
+        "provider": provider,
     }
     known = MailTest(protocol, user, host, mailbox=mailbox)
     argv = [sys.executable, ISOLATION, "-m", "cms.cli.doctor.probe_mail"]

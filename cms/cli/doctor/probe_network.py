@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from cms.cli.doctor.assess import Https, Names, Reached
+from cms.cli.doctor.assess_network import Https, Names, Reached
 from cms.core.accounts import Proxy
 from cms.core.proxies import Direct, Malformed, Route, Through, route
 from cms_oauth import tls
@@ -97,7 +97,7 @@ def https(
     except tls.Unusable as error:
         return replace(known, error=str(error), unusable=error.named_by)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return replace(known, error=_in_words(error))
+        return replace(known, error=_in_words(error), nameless=isinstance(error, socket.gaierror))
 
 
 def _in_words(error: Exception) -> str:
@@ -176,14 +176,13 @@ def _through_socks(where: Door, proxy: Through, seconds: float) -> socket.socket
         import socks  # noqa: PLC0415
     except ImportError:
         raise OSError("a SOCKS proxy needs the Python package PySocks, which is not installed") from None
-    # With socks4a and socks5h the proxy resolves the host's name.
     connected: socket.socket = socks.create_connection(
         (where.host, where.port),
         seconds,
         proxy_type=socks.SOCKS4 if proxy.scheme.startswith("socks4") else socks.SOCKS5,
         proxy_addr=proxy.host,
         proxy_port=proxy.port,
-        proxy_rdns=proxy.scheme in ("socks4a", "socks5h"),
+        proxy_rdns=proxy.resolves,
         proxy_username=proxy.user or None,
         proxy_password=proxy.password or None,
     )

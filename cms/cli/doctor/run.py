@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cms.cli.doctor import probe_machine
 from cms.cli.doctor.bundle import Redactor, addresses_in, redacted
@@ -37,6 +38,7 @@ from cms.core.status_text import WIDTH
 from cms.system import threads
 from cms.system.files import oddity, place_new, write_private
 from cms_oauth.microsoft import TENANT_WORDS
+from cms_oauth.providers import MICROSOFT, OWN
 from cms_oauth.version import VERSION
 
 # How often the line of progress is redrawn.
@@ -104,7 +106,9 @@ def bundle(examination: Examination, findings: Sequence[Finding]) -> dict[str, A
     config = examination.in_time(lambda: examination.config)
     accounts = config.accounts if isinstance(config, Config) else ()
     addresses = {address for each in accounts for address in (each.user, each.grant.login)} | addresses_in(report)
-    tenants = {each.grant.authority.rpartition("/")[2] for each in accounts} - set(TENANT_WORDS)
+    private = [each.grant for each in accounts if each.grant.provider in (MICROSOFT, OWN)]
+    tenants = {each.authority.rpartition("/")[2] for each in private} - set(TENANT_WORDS)
+    tenants |= {str(urlsplit(each.authority).hostname) for each in private if each.server}
     domains = {address.rpartition("@")[2] for address in addresses}
     mailboxes = {each.mailbox for each in accounts} - PUBLIC_MAILBOXES
     names = [*probe_machine.personal_names(), *(tenants - domains)]

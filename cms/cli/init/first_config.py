@@ -17,11 +17,12 @@ from cms.grants.messages import Explored
 from cms.system import users
 from cms.system.files import PRIVATE_FOLDER, make_folders, oddity
 from cms_oauth import paths
+from cms_oauth.documents import located
 from cms_oauth.expand import Unusable, literal
 from cms_oauth.microsoft import PERSONAL_TENANT, is_personal
 from cms_oauth.moves import Command
 from cms_oauth.peer import ROOT
-from cms_oauth.providers import GOOGLE, Provider, of_domain
+from cms_oauth.providers import GOOGLE, Provider, of_domain, of_host
 
 SYSTEM_STATE = "/var/lib/cms"
 SYSTEM_RUNTIME = "/run/cms"
@@ -80,6 +81,12 @@ class Wishes:
         """True if this is the configuration of the system service."""
         return self.config == paths.system_config_file()
 
+    def again(self, *options: str) -> Command:
+        """Return the command that runs init again, for this file and this address."""
+        named = [] if paths.is_usual_config(self.config) else ["-c", literal(self.config)]
+        where = ["--system"] if self.for_system else named
+        return Command(("cms", "init", *options, *where, f"--user={self.user}"))
+
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
@@ -105,7 +112,7 @@ def known_tenant(wishes: Wishes) -> Tenant | None:
     if wishes.tenant:
         return Tenant(wishes.tenant)
     domain = domain_of(wishes.user)
-    if other := _other_provider(wishes):
+    if not wishes.authority and (other := of_domain(domain)):
         return Tenant(said=f"{domain} is a domain of {other.title}'s.", provider=other)
     if is_personal(domain):
         return Tenant(personal=True, said=f"{domain} is for personal accounts.")
@@ -115,15 +122,19 @@ def known_tenant(wishes: Wishes) -> Tenant | None:
     return Tenant(said="Written without a tenant (--offline).") if wishes.offline else None
 
 
-def uses_default(wishes: Wishes) -> bool:
-    """True if the sign-in uses the default application."""
-    known = wishes.client_id or _other_provider(wishes)
+def hosted_by(domain: str, exchangers: tuple[str, ...] | str) -> Tenant | None:
+    """Return what the hosts that receive a domain's mail say about it, None if its mailboxes may be Microsoft's."""
+    preferred = "" if isinstance(exchangers, str) or not exchangers else exchangers[0]
+    if not (other := of_host(preferred)):
+        return None
+    said = f"{other.title} receives the mail of {domain} ({preferred})."
+    return Tenant(said=f"{said} If your mailbox is at Microsoft: `cms init --tenant={domain}`.", provider=other)
+
+
+def uses_default(wishes: Wishes, provider: Provider | None = None) -> bool:
+    """True if the sign-in uses the default application. `provider` is whose address it is, None for Microsoft's."""
+    known = wishes.client_id or provider
     return not known and registration_for(wishes.user, use_default=False) is DEFAULT_REGISTRATION
-
-
-def _other_provider(wishes: Wishes) -> Provider | None:
-    """Return whose address it is if it is certainly not Microsoft's. A tenant or a login host is."""
-    return None if wishes.tenant or wishes.authority else of_domain(domain_of(wishes.user))
 
 
 def lacks_client(wishes: Wishes, tenant: Tenant) -> str:
@@ -133,9 +144,9 @@ def lacks_client(wishes: Wishes, tenant: Tenant) -> str:
         return ""
     if row.name == GOOGLE:
         file = _client_file(wishes)
-        found, move = file.exists(), f"{row.client}, save it as {file} (`chmod 600`), and run `cms init` again"
+        found, move = file.exists(), f"{row.client}, save it as {file} (`chmod 600`), then `{wishes.again()}`"
     else:
-        found, move = bool(wishes.client_id), f"{row.client}; then `cms init --client-id=ID`"
+        found, move = bool(wishes.client_id), f"{row.client}; then `{wishes.again('--client-id=ID')}`"
     return (
         "" if found else f"{row.title} gives tokens to registered clients only\n{move}\ndocs/providers.md has the steps"
     )
@@ -158,7 +169,7 @@ def tenant_of(user: str, explored: Explored) -> Tenant:
         return Tenant(explored.tenant, said=said, note=note, cloud=explored.cloud)
     if explored.unknown:
         said = f"Microsoft knows no organisation called {domain}: is the address right? Written without a tenant."
-        return Tenant(said=said)
+        return Tenant(said=f"{said} For a mailbox elsewhere, docs/providers.md has the account to write in its place.")
     return Tenant(said=f"The tenant of {domain} could not be looked up ({explored.why}). Written without it.")
 
 
@@ -182,8 +193,8 @@ def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str, *, credential: str 
         why = "A credential of systemd's: only this machine can decrypt it."
         vault = f'Vault(key=Credential("{credential}"))'
     return _TEMPLATE.format(
-        whose=f"{tenant.note}{_USUAL if uses_default(wishes) else ''}",
-        account=_account(wishes, tenant),
+        whose=f"{tenant.note}{_USUAL if uses_default(wishes, tenant.provider) else ''}",
+        account=account_line(wishes, tenant),
         who=who,
         socket=server,
         why=why,
@@ -197,8 +208,8 @@ def _written(path: str) -> str:
     return json.dumps(literal(path))
 
 
-def _account(wishes: Wishes, tenant: Tenant) -> str:
-    """Return the account as a line of the configuration."""
+def account_line(wishes: Wishes, tenant: Tenant) -> str:
+    """Return the account as the configuration has it."""
     user, row = json.dumps(wishes.user), tenant.provider
     if row is None:
         return f"Office365_Account({', '.join(_account_words(wishes, tenant))})"
@@ -302,4 +313,4 @@ def write(path: Path, text: str, *, system: bool = False) -> None:
     make_folders(path.parent, 0o755 if system else PRIVATE_FOLDER)
     with path.open("x", encoding="utf-8") as file:
         path.chmod(0o644 if system else 0o600)
-        file.write(text)
+        file.write(located(text))

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cms.cli.init import quoting
+from cms_oauth.providers import MICROSOFT, PROVIDERS
 
 # Values of the examples that are more than their words.
 _COMMANDS = ("cms-oauth --", "imapsync --")
@@ -22,6 +23,8 @@ _MAILBOX = "User Name <user@domain.com>"
 # What the paragraphs that are about a second account have in them.
 _SECOND = ("shared@domain.com", "gmail")
 _HELPER = "cms"
+
+DEBIANS_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 
 _GIT_SEND_EMAIL = "/usr/lib/git-core/git-send-email"
 
@@ -51,8 +54,9 @@ In the whole machine's /etc/cms/cms.cfg (`cms init --system` writes one), then `
 
     CredentialServer("/run/cms/exim.sock", accounts=[account], protocols=["SMTP"], users=["Debian-exim"])
 
-As root `cp CONTRIB/exim4.conf /etc/exim4/exim4.conf`; then these lines in the place of the same ones at its top, with
-each login of this machine that may send:
+If exim takes mail from other machines already, keep its configuration: docs/relays.md. Else, as root
+`cp CONTRIB/exim4.conf /etc/exim4/exim4.conf`; then these lines in the place of the same ones at its top, with each login
+of this machine that may send:
 
 ADJUSTED"""
 _POSTFIX = """\
@@ -60,9 +64,10 @@ In the whole machine's /etc/cms/cms.cfg (`cms init --system` writes one), then `
 
     PostfixTable("/run/cms/postfix.sock", accounts=[account], users=["postfix"])
 
-As root `cp CONTRIB/postfix-main.cf /etc/postfix/main.cf` and
-`cat CONTRIB/postfix-master.cf >> /etc/postfix/master.cf`; then these lines in the place of the same ones at the top of
-main.cf, with each login of this machine that may send. Postfix needs a SASL plug-in for XOAUTH2: the page has one.
+If Postfix takes mail from other machines already, keep its configuration: docs/relays.md. Else, as root
+`cp CONTRIB/postfix-main.cf /etc/postfix/main.cf` and `cat CONTRIB/postfix-master.cf >> /etc/postfix/master.cf`; then
+these lines in the place of the same ones at the top of main.cf, with each login of this machine that may send. Postfix
+needs a SASL plug-in for XOAUTH2: the page has one.
 
 ADJUSTED"""
 
@@ -149,8 +154,9 @@ TOOLS = (
 class Setting:
     """The values that replace those of the examples.
 
-    `program` is the command for `cms-oauth` here, `login` the person's user name on this machine, and `runtime` the
-    folder of their cms's sockets.
+    `program` is the command for `cms-oauth` here, `login` the person's user name on this machine, `runtime` the folder
+    of their cms's sockets, `authorities` the file of the certificate authorities to trust, and `provider` whose mailbox
+    it is.
     """
 
     user: str
@@ -162,6 +168,8 @@ class Setting:
     runtime: str = "/run/user/1000/cms"
     smtp_port: int = 587
     imap_port: int = 993
+    authorities: str = DEBIANS_AUTHORITIES
+    provider: str = PROVIDERS[MICROSOFT].title
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -176,8 +184,10 @@ class Setting:
             "993": str(self.imap_port),
             "cms-oauth": self.program,
             "/run/user/1000/cms": self.runtime,
+            DEBIANS_AUTHORITIES: self.authorities,
             "CONTRIB": str(data("contrib")),
             "alice": self.login,
+            PROVIDERS[MICROSOFT].title: self.provider,
         }
 
     def value(self, example: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -17,11 +18,13 @@ from cms.config.model import Config
 from cms.core.accounts import Account, accounts_meant, is_served, users_in_words, users_to_type
 from cms.system import users
 from cms.system.files import PRIVATE_FOLDER, make_folders
-from cms_oauth import paths
+from cms_oauth import paths, tls
 from cms_oauth.addresses import bare, is_pattern
+from cms_oauth.documents import located
 from cms_oauth.expand import literal
 from cms_oauth.mailtest.dialogue import place_of
 from cms_oauth.moves import Command
+from cms_oauth.providers import PROVIDERS
 from cms_oauth.text import printable
 
 _PRIVATE_FILE = 0o600
@@ -91,7 +94,8 @@ def _account(config: Config, user: str) -> Account:
     if not meant:
         raise Failure(f"there is no account {user}", f"name one of these: {users_to_type(config.accounts)}")
     if not user and len({each.user for each in meant}) > 1:
-        aside(f"The accounts are {users_in_words(meant)}; `--user=ADDRESS` names another one than the first.")
+        first = "This is for the first; `--user=ADDRESS` names another, and the page says where a second one goes."
+        aside(f"The accounts are {users_in_words(meant)}. {first}")
     found = meant[0]
     if found.domain and is_pattern(user or found.user):
         raise Failure(f"{found.user} is every address of a domain", f"name one: --user=ADDRESS@{found.domain}")
@@ -113,7 +117,15 @@ def setting_of(account: Account) -> Setting:
         runtime=os.path.dirname(paths.default_socket()),  # noqa: PTH120 - as the configuration has it
         smtp_port=smtp.port,
         imap_port=imap.port,
+        authorities=_authorities(os.environ.get("SSL_CERT_FILE", "")),
+        provider=PROVIDERS[account.grant.provider].title,
     )
+
+
+def _authorities(file: str) -> str:
+    """Return the file of the authorities that the tests of cms trust, if it is there and needs no quotes anywhere."""
+    plain = re.fullmatch(r"/[\w./+-]+", file) and not tls.misnamed(os.environ, ["SSL_CERT_FILE"])
+    return file if plain else mail_programs.DEBIANS_AUTHORITIES
 
 
 def _own_name(account: Account) -> str:
@@ -128,7 +140,7 @@ def write(account: Account, tool: Tool, folder: Path) -> bool:
     path = folder / tool.file_name
     try:
         with open(path, "x", encoding="utf-8", opener=_private) as file:
-            file.write(mail_programs.fragment(tool, setting_of(account)))
+            file.write(located(mail_programs.fragment(tool, setting_of(account))))
     except FileExistsError:
         complain(f"{path} already exists and was not changed", "remove it, or name another folder")
         return False

@@ -231,7 +231,8 @@ def in_place() -> list[str]:
         return []
     folder = f"{_SYSTEM_PREFIX}/bin" if hidden() else str(Path(sys.executable).parent)
     install = [f"python3 -m venv {_SYSTEM_PREFIX}", f"{folder}/pip install ."] if hidden() else []
-    return [*install, str(Command(("ln", "-sf", f"{folder}/cms", f"{folder}/cms-oauth", f"{usual.parent}/")))]
+    programs = (f"{folder}/{name}" for name in ("cms", "cms-oauth", "git-credential-cms"))
+    return [*install, str(Command(("ln", "-sf", *programs, f"{usual.parent}/")))]
 
 
 def by_hand(drop_ins: Sequence[str] = ()) -> list[str]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from cms.cli import browser, login
@@ -24,7 +25,9 @@ from cms.cli.init.first_config import (
     EXIM,
     Tenant,
     Wishes,
+    account_line,
     domain_of,
+    hosted_by,
     in_the_way,
     known_tenant,
     lacks_client,
@@ -48,6 +51,7 @@ from cms_oauth.addresses import bare, fault
 from cms_oauth.expand import literal
 from cms_oauth.microsoft import CLOUDS, portal
 from cms_oauth.moves import Command, cms
+from cms_oauth.peer import ROOT
 from cms_oauth.text import printable
 
 FAILED = 1
@@ -76,8 +80,9 @@ Connect = Callable[[], Remote]
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What the steps need from outside: how to ask the provider, load a configuration, and connect to the daemon."""
+    """What the steps need from outside: how to ask DNS and Entra, load a configuration, and connect to the daemon."""
 
+    exchangers: Callable[[str], tuple[str, ...] | str]
     explore: Callable[[str, str], Explored]
     load: Callable[[str], Config]
     connect: Connect
@@ -127,7 +132,8 @@ def begin(wishes: Wishes, person: Terminal, around: Around) -> int:
     try:
         user = bare(wishes.user) or _address(person)
         if why := fault(user):
-            person.complain(_no_address(user, why) if user else "no mail address\n`cms init --user=ADDRESS`")
+            system = " --system" if wishes.for_system else ""
+            person.complain(_no_address(user, why) if user else f"no mail address\n`cms init{system} --user=ADDRESS`")
             return os.EX_USAGE
         wishes = replace(wishes, user=user)
         steps = steps_for(wishes)
@@ -176,8 +182,34 @@ def _existing(wishes: Wishes, around: Around) -> tuple[Config, Account] | str:
         return f"{taken}, and cannot be loaded: {error.message}\n{edit}"
     meant = accounts_meant(config.accounts, bare(wishes.user))
     if not meant:
-        return f"{taken}. It lacks the account {printable(wishes.user)}\n{edit}"
+        lacking = f"{taken}. It lacks the account {printable(wishes.user)}"
+        written = Path(wishes.config).read_text(encoding="utf-8")
+        name = next(each for number in count(len(config.accounts) + 1) if (each := f"account{number}") not in written)
+        return f"{lacking}\n{_to_add(wishes, around, name)}"
     return config, meant[0]
+
+
+def _to_add(wishes: Wishes, around: Around, name: str) -> str:
+    """Return what a person writes to give a configuration this account, under a name that it has not yet."""
+    user = bare(wishes.user)
+    if why := fault(user):
+        return _no_address(user, why)
+    wishes = replace(wishes, user=user)
+    tenant, _ = _look_around(wishes, around)
+    if why := _unregistered(wishes, tenant):
+        return why
+    return (
+        f"write this line above its CredentialServer, and {name} into accounts= there:\n\n"
+        f"    {name} = {account_line(wishes, tenant)}\n\n"
+        f"then `{cms('check', '-c', literal(wishes.config))}`, `cms reload` if cms runs, and for the sign-in `{wishes.again()}`"
+    )
+
+
+def _unregistered(wishes: Wishes, tenant: Tenant) -> str:
+    """Return why a client of the person's own is needed first, and how to get one, "" if none is."""
+    if tenant.cloud and not wishes.client_id:
+        return _OWN_APPLICATION.format(cloud=tenant.cloud, portal=portal(CLOUDS[tenant.cloud].login))
+    return lacks_client(wishes, tenant)
 
 
 def _stopped(person: Terminal, steps: Steps) -> int:
@@ -203,13 +235,10 @@ def _begin(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> in
     tenant, no_keyring = _look_around(wishes, around)
     if tenant.said:
         person.say(tenant.said)
-    if why := lacks_client(wishes, tenant):
+    if why := _unregistered(wishes, tenant):
         person.complain(why)
         return FAILED
-    if tenant.cloud and not wishes.client_id:
-        person.complain(_OWN_APPLICATION.format(cloud=tenant.cloud, portal=portal(CLOUDS[tenant.cloud].login)))
-        return FAILED
-    if person.there and uses_default(wishes):
+    if person.there and uses_default(wishes, tenant.provider):
         wishes = application.chosen(wishes, tenant, person)
     credential = systemd_units.CREDENTIAL if wishes.for_system and _made_credential(wishes, person) else ""
     config = _write(wishes, text_of(wishes, tenant, no_keyring, credential=credential), around)
@@ -217,6 +246,8 @@ def _begin(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> in
         person.complain(f"nothing was written, because of this:\n{config}")
         return FAILED
     person.say(f"Wrote {wishes.config}.")
+    if os.geteuid() == ROOT and not wishes.for_system:
+        person.say("This is for root's own programs. A service for the whole machine: `cms init --system`.")
     drop_ins = _drop_ins(wishes, steps, credential=bool(credential))
     if not person.there:
         person.say(steps.said)
@@ -299,12 +330,19 @@ def _live(
 
 
 def _look_around(wishes: Wishes, around: Around) -> tuple[Tenant, str]:
-    """Return the address's tenant, and why there is no keyring for the key ("" if there is one)."""
-    known = known_tenant(wishes)
+    """Return whose address it is, and why there is no keyring for the key ("" if there is one)."""
+    domain, known, said = domain_of(wishes.user), known_tenant(wishes), ""
     login = wishes.authority or CLOUDS["global"].login
-    with working("looking up the tenant"):
-        explored = around.explore("" if known else f"{login}/{domain_of(wishes.user)}", wishes.ca)
-    return known or tenant_of(wishes.user, explored), explored.no_keyring
+    with working("looking for a keyring" if known else f"looking up {domain}"):
+        # A login host of Microsoft's is named for a mailbox of Microsoft's.
+        if known is None and not wishes.authority:
+            exchangers = around.exchangers(domain)
+            known = hosted_by(domain, exchangers)
+            if isinstance(exchangers, str):
+                said = f"The mail servers of {domain} were not looked up ({exchangers}): only Microsoft is asked.\n"
+        explored = around.explore("" if known else f"{login}/{domain}", wishes.ca)
+    tenant = known or tenant_of(wishes.user, explored)
+    return replace(tenant, said=said + tenant.said), explored.no_keyring
 
 
 def _made_credential(wishes: Wishes, person: Terminal) -> bool:

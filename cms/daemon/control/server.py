@@ -7,11 +7,11 @@ One connection is one command. Both sides speak lines of JSON:
     {"command": "import", "user": "", "path": "/...", ...}   -> {"event": "password", ...} where one is needed, then "done"
     {"password": "..."}  (during an import)
     {"pasted": "http://127.0.0.1:8080/?code=..."}  (during a login)  -> {"event": "told", ...} if it will not do
-    {"command": "export", "users": []}  (and restore, prune, rekey)  -> {"event": "password" or "question", ...}, "told", then "done"
+    {"command": "export", "users": []}  (and the other errands)  -> {"event": "password" or "question", ...}, "told", then "done"
     {"password": "..."} or {"yes": true or false}  (the answers)
 
-Commands: ping, status, login, import, export, restore, prune, rekey, logout, leave, refresh, reload, stop. The last line of every
-answer is `{"event": "done", "ok": true or false, "message": ..., "hint": ...}`. `method` is "" or one of
+Commands: ping, status, login, import, export, restore, prune, rekey, logout, leave, revoke, refresh, reload, stop. The last
+line of every answer is `{"event": "done", "ok": true or false, "message": ..., "hint": ...}`. `method` is "" or one of
 `cms.core.accounts.METHODS`: "browser", "device", "paste" or "broker".
 """
 
@@ -227,14 +227,16 @@ async def _import(lines: Lines, user: str, message: Mapping[str, Any], commands:
         await _finish(lines, Result(False, "no file can have this name", "name the file with the sign-in"))
         return
     place = Place(*said)
-    end = await commands.bring_in(user, place)
+    named = "" if user else await commands.named_in(place)
+    end = await commands.bring_in(user or named, place)
     if isinstance(end, Refused) and end.trouble.kind == "password":
         await lines.send({"event": "password", "message": end.trouble.message})
         password = await _password(lines)
         if password is None:
             return
-        end = await commands.bring_in(user, replace(place, password=password))
-    await _finish(lines, end if isinstance(end, Result) else ended(end))
+        end = await commands.bring_in(user or named, replace(place, password=password))
+    result = end if isinstance(end, Result) else ended(end)
+    await _finish(lines, replace(result, message=f"the file is {named}'s: {result.message}") if named else result)
 
 
 def _is_name(path: str) -> bool:

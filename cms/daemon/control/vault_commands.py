@@ -7,25 +7,27 @@ questions to the person who gives the command, and reports to them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cms.config.model import Config
 from cms.core.accounts import (
     Account,
     Grant,
     StoredSignIn,
     accounts_meant,
+    domain_of,
     is_named,
     to_type,
     users_in_words,
     users_to_type,
 )
 from cms.core.lifecycle import Granted, Refused, Transient
-from cms.core.words import duration
 from cms.daemon.control.answers import Ask, Result, ended, question, told
+from cms.daemon.control.sign_out_words import SignedOut, key_gone, signed_out
 from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker
 from cms.grants.messages import (
@@ -43,8 +45,8 @@ from cms.grants.messages import (
 )
 from cms.system.logs import get_logger
 from cms_oauth.frozen import dataclass
-from cms_oauth.microsoft import CLOUDS, OPEN_TO_PERSONAL, PERSONAL_SESSIONS, PERSONAL_TENANTS, WORK_SESSIONS
-from cms_oauth.providers import MICROSOFT, PROVIDERS, provider_of
+from cms_oauth.microsoft import CLOUDS
+from cms_oauth.providers import DYNAMIC, MICROSOFT, OWN, provider_of
 from cms_oauth.text import printable
 
 log = get_logger()
@@ -53,25 +55,18 @@ log = get_logger()
 OURS = "cms"
 
 
+# How long the stored token of a mailbox stays that no program asks for, in seconds: one lives for an hour, seldom for a day.
+KEPT_SECONDS = 24 * 60 * 60.0
+
 _STAYS_VALID = (
     "The sign-in on the other machine keeps working: using it here does not end it there. "
     "To end it there, run `cms logout` on that machine. Then delete the file."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SignedOut:
-    """Who has been signed out. `found` is True if anything was stored or held for them.
-
-    `key_from` is where the vault's key was deleted, "" if it was not. `expires` is when the last known access token
-    expires (Unix time), 0 if there is none.
-    """
-
-    grants: tuple[Grant, ...]
-    names: str
-    found: bool
-    key_from: str = ""
-    expires: float = 0.0
+# Where a refresh token works once. To end the sign-in at its provider would end it here too.
+_MOVED = (
+    "Where a sign-in is used on one machine only, run `cms logout` on the other machine now, without --revoke: used there "
+    "once more, it may end here. Then delete the file."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +77,16 @@ class Deleted:
     end: Granted
 
     def __str__(self) -> str:
-        return f"deleted: {len(self.items)}{_key_gone(self.end.sign_in.key_from)}"
+        return f"deleted: {len(self.items)}{key_gone(self.end.sign_in.key_from)}"
 
 
 class VaultCommands:
     """The commands that concern the whole vault.
 
-    Two kinds of stored sign-ins have no keeper. An *unlisted* one has no account in the configuration: `cms prune` deletes
-    it. An *unserved* one has an account, but no socket or file serves it: only a sign-out deletes it. `unlisted` are the
-    unlisted ones that the last `look` found.
+    Three kinds of stored sign-ins have no keeper. Those of *closed* mailboxes are tokens of an account for every address of
+    a domain, for addresses that no program has asked for in a day: `look` deletes old ones. An *unlisted* one has no account
+    in the configuration: `cms prune` deletes it. An *unserved* one has an account, but no socket or file serves it: only a
+    sign-out deletes it. `unlisted` are the unlisted ones that the last `look` found.
     """
 
     def __init__(self, worker: Worker, registry: Registry, state_folder: str) -> None:
@@ -102,12 +98,29 @@ class VaultCommands:
     # Stored sign-ins without a keeper.
 
     async def look(self) -> tuple[StoredSignIn, ...]:
-        """Find the unlisted sign-ins, remember and return them. The worker is asked only if there is one."""
+        """Find the unlisted sign-ins, remember and return them. The worker is asked only if there is one.
+
+        Old tokens of closed mailboxes are deleted.
+        """
         found = await self._stored(unserved=False)
         if found is None:
             return ()
-        self.unlisted = found
-        return found
+        closed = [each for each in found if _is_closed(each, self._registry.config)]
+        self.unlisted = tuple(each for each in found if each not in closed)
+        await self._forget(each for each in closed if self.stored_at(each.key) < time.time() - KEPT_SECONDS)
+        return self.unlisted
+
+    async def _forget(self, items: Iterable[StoredSignIn]) -> Ended | None:
+        """Delete the stored tokens of mailboxes that are still closed; return the worker's answer, None if there are none."""
+        open_ = self._registry.names
+        keys = tuple(each.key for each in items if each.key not in open_)
+        return await self._worker.housekeeping(lambda number: Delete(number, keys)) if keys else None
+
+    async def forget_closed(self) -> Result | None:
+        """Delete the stored tokens of all closed mailboxes; return why that failed, None if it did not."""
+        stored = await self._stored(unserved=True) or ()
+        end = await self._forget(each for each in stored if _is_closed(each, self._registry.config))
+        return None if end is None or isinstance(end, Granted) else _failed(end)
 
     async def _stored(self, *, unserved: bool) -> tuple[StoredSignIn, ...] | None:
         """Return the unlisted sign-ins, and the unserved ones if asked for; None if the folder cannot be read."""
@@ -122,16 +135,15 @@ class VaultCommands:
         return found.items if isinstance(found, Listed) else tuple(StoredSignIn(key, "", "", "") for key in keys)
 
     def _keys(self, *, unserved: bool) -> tuple[str, ...]:
-        config = self._registry.config
-        known = {account.grant.key for account in config.accounts}
+        known = set(self._registry.names)
         if not unserved:
-            known.update(config.unserved)
+            known.update(self._registry.config.unserved)
         return tuple(sorted(path.stem for path in self._folder.glob("*.vault") if path.stem not in known))
 
-    def stored_at(self, grant: Grant) -> float:
-        """Return when a sign-in was last stored, as Unix time, 0 for never."""
+    def stored_at(self, key: str) -> float:
+        """Return when the sign-in of the grant with this key was last stored, as Unix time, 0 for never."""
         try:
-            return (self._folder / f"{grant.key}.vault").stat().st_mtime
+            return (self._folder / f"{key}.vault").stat().st_mtime
         except OSError:
             return 0.0
 
@@ -161,7 +173,10 @@ class VaultCommands:
         done = await self._delete(items, unserved=True)
         if isinstance(done, Result):
             return done
-        grants = tuple(Grant(each.authority, each.client_id, each.login) for each in done.items)
+        grants = tuple(
+            Grant(each.authority, each.client_id, each.login, provider=provider_of(each.authority, each.provider))
+            for each in done.items
+        )
         names = ", ".join(each.name for each in done.items)
         return signed_out(
             SignedOut(grants, names, bool(done.end.sign_in.persisted), done.end.sign_in.key_from), time.time()
@@ -169,7 +184,8 @@ class VaultCommands:
 
     async def without_keeper(self) -> tuple[StoredSignIn, ...]:
         """Return the unlisted and unserved sign-ins."""
-        return await self._stored(unserved=True) or ()
+        stored = await self._stored(unserved=True) or ()
+        return tuple(each for each in stored if not _is_closed(each, self._registry.config))
 
     async def delete_all(self, items: Sequence[StoredSignIn]) -> str | Result:
         """Delete these unlisted and unserved sign-ins; return what was deleted in words, "" if nothing was."""
@@ -180,7 +196,11 @@ class VaultCommands:
         """Delete the unlisted sign-ins after the person has seen them and agreed."""
         items = await self.look()
         if not items:
-            return Result(True, "there is nothing to prune: every stored sign-in has an account")
+            # A sign-in of the fleet may be for accounts that other hosts have.
+            left = (
+                "those of the fleet are left alone: `cms logout USER` ends one" if self._registry.config.fleet else ""
+            )
+            return Result(True, "there is nothing to prune: every stored sign-in has an account", left)
         await ask(told("\n".join(["Stored sign-ins without an account:", *map(listed, items)])))
         if not message.get("yes") and not (await ask(question("Delete them?"))).get("yes"):
             return Result(False, "nothing was deleted", "`cms prune --yes` deletes them without asking")
@@ -263,7 +283,7 @@ class VaultCommands:
         return (place, end.items) if isinstance(end, Listed) else _failed(end)
 
     async def _restore(self, kept: StoredSignIn, place: Place, ask: Ask, *, force: bool) -> str:
-        """Import one sign-in and report it; return "imported", "kept", "failed" or "homeless"."""
+        """Import one sign-in and report it; return "imported", "moved", "kept", "failed" or "homeless"."""
         grant = next((each.grant for each in self._registry.config.accounts if each.grant.key == kept.key), None)
         if grant is None:
             await ask(
@@ -286,8 +306,16 @@ class VaultCommands:
             await ask(told("; ".join(filter(None, [f"{name}: not imported: {trouble.message}", trouble.hint]))))
             return "failed"
         self._registry.signed_in(grant, outcome)
-        await ask(told(f"{name}: imported and verified"))
-        return "imported"
+        once = "; it is used on one machine only" if grant.rotates else ""
+        await ask(told(f"{name}: imported and verified{once}"))
+        return "moved" if once else "imported"
+
+
+def _is_closed(kept: StoredSignIn, config: Config) -> bool:
+    """True if this is of a mailbox that an account for every address of a domain opens when it is asked for."""
+    domain = domain_of(kept.login)
+    accounts = (each for each in config.accounts if each.max_mailboxes and each.domain == domain)
+    return any(each.of(kept.login).grant.key == kept.key for each in accounts)
 
 
 def _exported(end: Exported, chosen: Sequence[Account]) -> Result:
@@ -302,13 +330,11 @@ def _exported(end: Exported, chosen: Sequence[Account]) -> Result:
         said.append(
             f"cannot be exported: {users_in_words(by_ms_broker)}: {KEPT_BY_MS_BROKER}; `cms login` on the other machine"
         )
-    rotating = [
-        each for each in chosen if each.grant.key in end.keys and each.grant.server and each.grant.server.rotates
-    ]
+    rotating = [each for each in chosen if each.grant.key in end.keys and each.grant.rotates]
     if rotating:
         said.append(
-            f"used on one machine only: {users_in_words(rotating)}: the provider takes a second machine for a thief, and"
-            " ends the sign-in; after the import, `cms logout` here"
+            f"used on one machine only: {users_in_words(rotating)}: the provider may take a second machine for a thief,"
+            " and end the sign-in; after the import, `cms logout` here"
         )
     return Result(True, "\n".join(said), extra={"export": end.text})
 
@@ -316,8 +342,8 @@ def _exported(end: Exported, chosen: Sequence[Account]) -> Result:
 def _summed(ends: Sequence[str]) -> Result:
     """Return the result of an import from the results of its sign-ins."""
     good = not {"failed", "homeless"} & set(ends)
-    if "imported" in ends:
-        return Result(good, f"imported: {ends.count('imported')} of {len(ends)}", _STAYS_VALID)
+    if done := ends.count("imported") + ends.count("moved"):
+        return Result(good, f"imported: {done} of {len(ends)}", _MOVED if "moved" in ends else _STAYS_VALID)
     return Result(good, "nothing was imported", "" if good else "the reasons are above")
 
 
@@ -373,9 +399,12 @@ def described(kept: StoredSignIn) -> str:
 
     Not as a line of the configuration: the values come from a file, and who pastes code does not look at them.
     """
-    provider = provider_of(kept.authority)
+    provider = provider_of(kept.authority, kept.provider)
     if provider != MICROSOFT:
-        known = {"user": kept.login, "provider": provider, "client_id": kept.client_id}
+        # Where cms has registered itself, there is no id to type.
+        client_id = "" if kept.client_id == DYNAMIC else kept.client_id
+        named = {"issuer, or token_endpoint": kept.authority} if provider == OWN else {"provider": provider}
+        known = {"user": kept.login, **named, "client_id": client_id}
         return "\n".join(f"    {name}: {printable(value)}" for name, value in known.items() if value)
     where = urlsplit(kept.authority)
     host = f"{where.scheme}://{where.netloc}"
@@ -386,52 +415,3 @@ def described(kept: StoredSignIn) -> str:
     elif cloud == "global":
         del known["cloud"]
     return "\n".join(f"    {name}: {printable(value)}" for name, value in known.items() if value)
-
-
-def _key_gone(key_from: str) -> str:
-    return f"; the key that encrypted them ({key_from}) is no longer needed and was deleted too" if key_from else ""
-
-
-def signed_out(signed: SignedOut, now: float) -> Result:
-    """Return the result of a sign-out: what it has done, and what it cannot do. `now` is Unix time."""
-    if not signed.found:
-        who = f"{signed.names}: " if signed.names else ""
-        return Result(True, f"{who}not signed in, so there was nothing to delete")
-    said = f"{signed.names}: signed out, and the stored sign-in deleted{_key_gone(signed.key_from)}"
-    others = dict.fromkeys(name for each in signed.grants if (name := _provider(each)) != MICROSOFT)
-    microsofts = [each for each in signed.grants if _provider(each) == MICROSOFT]
-    lines = [_still_good(signed.expires, now, microsofts=bool(microsofts) or not others)]
-    lines += _elsewhere(microsofts) if microsofts or not others else ["To end the sign-ins on all machines:"]
-    lines += [f"  {PROVIDERS[each].title}: the account's own security settings" for each in others]
-    return Result(True, said, "\n".join(lines))
-
-
-def _provider(grant: Grant) -> str:
-    """Return the provider of a grant. One that is made from a stored sign-in has its authority only."""
-    return grant.provider if grant.server else provider_of(grant.authority)
-
-
-def _still_good(expires: float, now: float, *, microsofts: bool) -> str:
-    said = "Microsoft has no way to revoke a single token" if microsofts else "A sign-out here revokes no token"
-    if expires <= now:
-        return f"{said}: one issued in the last hour or so may still work."
-    clock = time.strftime("%H:%M", time.localtime(expires))
-    return f"{said}: the access token that programs have works until {clock}, {duration(expires - now)} from now."
-
-
-def _elsewhere(grants: Sequence[Grant]) -> list[str]:
-    """Return where a person or an administrator can end the sign-ins on all machines."""
-    tenants = {urlsplit(each.authority).path.strip("/").lower() for each in grants}
-    personal = bool(tenants & OPEN_TO_PERSONAL) or not tenants
-    work = bool(tenants - PERSONAL_TENANTS) or not tenants
-    lines = ["To end the sign-ins of this account on all machines:"]
-    if work:
-        lines.append(f'  {WORK_SESSIONS} ("Sign out everywhere"), or an administrator ("Revoke sessions" of the user)')
-    if personal:
-        lines.append(f"  {PERSONAL_SESSIONS} (Security, for a personal account)")
-    return lines
-
-
-def expiry_of(held: Sequence[Any], boot: float, wall: float) -> float:
-    """Return when the last of these tokens expires, as Unix time; 0 if there are none."""
-    return max((wall + token.expires - boot for token in held if token), default=0.0)

@@ -18,9 +18,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from cms.core.accounts import EVERY
-from cms.core.policy import Peer
+from cms.core.policy import DENIED, Peer
 from cms.core.ration import DAY, Ration, Rations
 from cms.core.status import AuditFacts
+from cms.daemon.serving.folders import distrust
 from cms.system import logs
 from cms.system.append import AppendFile
 from cms.system.journal import Journal
@@ -149,6 +150,11 @@ class Audit:
             return
         self._unwritten.append(Asked(now, peer, request, user, outcome))
 
+    def count_unread(self, peer: Peer) -> None:
+        """Count a request of a peer that may not ask, which was not even read."""
+        self.outcomes[DENIED] += 1
+        self._count(peer.uid)
+
     def flush(self) -> None:
         """Write a line for each request that was recorded since the last time."""
         if self._untold and self._telling.take(1, self.now()):
@@ -254,7 +260,7 @@ class Audit:
 
 
 def _opened(place: str) -> Place:
-    return Journal(IDENTIFIER) if place == Journal.place else AppendFile(place)
+    return Journal(IDENTIFIER) if place == Journal.place else AppendFile(place, distrust)
 
 
 def program(pid: int) -> str:

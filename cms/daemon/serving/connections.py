@@ -7,7 +7,8 @@ A connection is idle until a whole request has arrived; idle connections are evi
 ones. A whole request is always answered, and has one line in the log.
 
 A peer that may not ask is a stranger: it is told so when its request is whole, and that ends its connection. Strangers have
-few places to be idle in, and make room first.
+few places to be idle in, make room first, and are answered after all others; of very many that come together, most are
+hung up on unread, and counted.
 """
 
 from __future__ import annotations
@@ -36,8 +37,15 @@ MAX_ROUND = 64
 # Idle connections. A client that means to ask sends its line long before so many others have come.
 MAX_IDLE = 128
 
-# Those of them that strangers may have: enough to tell a few programs that ask at the wrong socket so.
+# Those of them that strangers may have, and strangers that wait for an answer: enough to tell a few programs that ask at the
+# wrong socket so. An answer takes ten times as long as to hang up, and the kernel's queue may be full of strangers.
 MAX_STRANGERS = 16
+
+# Strangers that are answered between two looks for new connections: who may ask waits for few of them.
+STRANGERS_AT_ONCE = 2
+
+# If no more than these have come together, it is likely that no other client is asking right now.
+_FEW = 2
 
 # What a client may take to read its reply, over what may be taken to find one.
 REPLY_SECONDS = 5.0
@@ -136,7 +144,7 @@ class Connections(ABC):
                         await self._listener.wait(self._evict)
                         self._round(nursery)
                 # These have connected in time. Perhaps they have asked already.
-                self._serve_new(self._listener.last(), nursery)
+                self._serve_new(self._listener.last(), [], nursery, at_once=None)
                 self._audit.flush()
             finally:
                 self._listener.close()
@@ -144,22 +152,39 @@ class Connections(ABC):
 
     def _round(self, nursery: trio.Nursery) -> None:
         """Serve the connections that wait, and those that come meanwhile, until other tasks must have their turn."""
-        room = MAX_ROUND
-        while room > 0 and (accepted := self._listener.accept(room)):
-            self._serve_new(accepted, nursery)
-            # A client that asks again as soon as it is answered does so while this is written.
-            self._audit.flush()
+        room, strangers = MAX_ROUND, list[ClientConnection]()
+        while (accepted := self._listener.accept(room)) or strangers:
             room -= len(accepted)
+            self._serve_new(accepted, strangers, nursery)
+            for each in strangers[MAX_STRANGERS:]:
+                self._audit.count_unread(each.peer)
+                self._end(each)
+            del strangers[MAX_STRANGERS:]
+            # A client that asks again as soon as it is answered does so while its line is written. Where there are more of
+            # them, others ask meanwhile anyway, and one write for all costs less.
+            if len(accepted) <= _FEW:
+                self._audit.flush()
+        self._audit.flush()
 
-    def _serve_new(self, accepted: Sequence[Accepted], nursery: trio.Nursery) -> None:
-        """Serve new connections. Those that wait for nothing get no task, which would cost more than all else."""
+    def _serve_new(
+        self,
+        accepted: Sequence[Accepted],
+        strangers: list[ClientConnection],
+        nursery: trio.Nursery,
+        at_once: int | None = STRANGERS_AT_ONCE,
+    ) -> None:
+        """Serve new connections, and so many `strangers` `at_once`, None for all; the others stay in that list.
+
+        Those that wait for nothing get no task, which would cost more than all else.
+        """
         if len({peer.uid for _, peer in accepted}) > 1:
             accepted = in_turns(accepted)
-        now = trio.current_time()
-        answered: list[tuple[ClientConnection, Next]] = []
-        for sock, peer in accepted:
-            connection = ClientConnection(sock, peer, stranger=not admits(peer, self._issuer.rules))
-            answered.append((connection, self._answer(connection, now)))
+        now, rules = trio.current_time(), self._issuer.rules
+        new = [ClientConnection(sock, peer, stranger=not admits(peer, rules)) for sock, peer in accepted]
+        strangers += [each for each in new if each.stranger]
+        served = [*(each for each in new if not each.stranger), *strangers[:at_once]]
+        del strangers[:at_once]
+        answered = [(each, self._answer(each, now)) for each in served]
         # All replies at the end: a reply wakes its client, and to do the same thing many times is quicker than to alternate.
         for connection, wanted in answered:
             if still_wanted := self._send(connection) if wanted is Wanted.ROOM else wanted:

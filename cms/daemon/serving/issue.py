@@ -18,6 +18,7 @@ from cms.core.lifecycle import Deny, Life, Need, Token, Wait
 from cms.core.policy import NOT_SIGNED_IN, Allow, Peer, Rules, decide
 from cms.core.preflight import misfit_of, permission_of
 from cms.system.logs import get_logger
+from cms_oauth.peer import ROOT
 from cms_oauth.wire import TokenRequest
 
 # Requests of one socket that wait for a token at one time. They wait only while none is held, 4 s each; the limit keeps
@@ -60,9 +61,9 @@ NamedAnswer: TypeAlias = tuple[str, Token | Deny]
 
 
 class Issuer:
-    """Answers the requests of one socket. A reload replaces its `rules`."""
+    """Answers the requests of one socket. A reload replaces its `rules`. `keeper_of` may say why a grant has none for a uid."""
 
-    def __init__(self, rules: Rules, keeper_of: Callable[[Grant], Keeper]) -> None:
+    def __init__(self, rules: Rules, keeper_of: Callable[[Grant, int], Keeper | Deny]) -> None:
         self.rules = rules
         self._keeper_of = keeper_of
         # The time limits of the requests that wait, and the latest of all when the daemon stops.
@@ -83,7 +84,10 @@ class Issuer:
         permission = permission_of(account, request.protocol) if account.preflight else ""
         need = Need(permission, request.min_valid, request.rejected)
         try:
-            keeper = self._keeper_of(account.grant)
+            # A mailbox that was waited for may be closed: that opens it no second time.
+            keeper = before.keeper if before and had else self._keeper_of(account.grant, peer.uid)
+            if isinstance(keeper, Deny):
+                return account.user, keeper
             # One request makes a keeper fetch once.
             reply = had or keeper.answer(scopes, need, again=before is not None and before.keeper is keeper)
         except Exception:
@@ -136,4 +140,6 @@ class Issuer:
             limit.cancel()
 
     def _signed_in(self, grant: Grant) -> str:
-        return self._keeper_of(grant).who
+        # This opens no mailbox, so it does not matter which user asks: a nameless account has no domain.
+        keeper = self._keeper_of(grant, ROOT)
+        return "" if isinstance(keeper, Deny) else keeper.who

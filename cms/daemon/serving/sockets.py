@@ -13,6 +13,7 @@ import trio
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.config.rules import bits_of, rules_of
 from cms.core.accounts import Account, Grant
+from cms.core.lifecycle import Deny
 from cms.core.policy import ALL_MAPPED, NAMESPACE, Bits, Rules, shadowed
 from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.connections import Connections
@@ -76,7 +77,7 @@ class Sockets:
 
     def __init__(
         self,
-        keeper_of: Callable[[Grant], Keeper],
+        keeper_of: Callable[[Grant, int], Keeper | Deny],
         clock: Clock,
         audit: Audit,
     ) -> None:

@@ -11,6 +11,7 @@ from cms.core.status import StatusRow
 from cms.core.words import WORST_FIRST, duration
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import signs_in
+from cms_oauth.providers import MICROSOFT, PROVIDERS
 
 # What a state looks like, and its name on the page.
 GOOD, BUSY, WARN, BAD = "good", "busy", "warn", "bad"
@@ -73,7 +74,8 @@ def card(label: str, rows: Sequence[StatusRow], offer: Offer | None = None, inst
 
 
 def _lines(row: StatusRow, *, named: bool, asked: bool) -> Iterator[str]:
-    used = f"Used for {', '.join(_USES.get(each, each) for each in row.protocols)}."
+    where = "" if row.provider == MICROSOFT else f" at {PROVIDERS[row.provider].title}"
+    used = f"Used for {', '.join(_USES.get(each, each) for each in row.protocols)}{where}."
     yield f"{used} {_LOOKS[row.state][1]}." if named else used
     if row.problem:
         yield _sentence(row.problem.message)

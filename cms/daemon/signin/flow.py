@@ -238,6 +238,7 @@ def in_words(flow: Flow) -> Move:
     if flow.method == "broker":
         return Move("sign in in the window that Microsoft's broker has opened on this machine's desktop")
     if shown.user_code:
-        return Move(f"open {shown.url} anywhere and enter {shown.user_code}")
+        do = "check that it shows" if shown.complete_url else "enter"
+        return Move(f"open {shown.link} anywhere and {do} {shown.user_code}")
     paste = Run((cms("login", flow.grant.login, "--paste"),))
     return Move(f"open {shown.url} anywhere and give ", paste, " the address that the browser ends at")

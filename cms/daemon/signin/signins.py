@@ -15,7 +15,7 @@ from dataclasses import replace
 import trio
 
 from cms.core import refusals
-from cms.core.accounts import Grant
+from cms.core.accounts import Grant, is_named
 from cms.core.lifecycle import Granted, Outcome
 from cms.daemon.registry import UNKNOWN, Registry
 from cms.daemon.signin import pages
@@ -38,7 +38,7 @@ from cms.daemon.worker import Worker
 from cms.grants.messages import Prompt
 from cms.system.logs import get_logger
 from cms.system.tcp_owner import peer_uid
-from cms_oauth.moves import cms, fill
+from cms_oauth.moves import Move, cms, fill
 from cms_oauth.peer import ROOT
 
 # How many sign-ins that are over a browser may load the last page of again.
@@ -85,14 +85,17 @@ class SignIns:
     def start(self, grant: Grant, method: str) -> Flow:
         """Return the grant's sign-in: the one under way if it has this method, else a new one that replaces it.
 
+        One that its last client has left, and whose end takes a moment, is not joined any more.
         The caller holds it (`Flow.held`) as long as it wants it to live. Needs `run`.
         """
         instead = obstacle(grant) if method == "browser" else ""
         method = "paste" if instead else method
         flow = self._flows.get(grant.key)
-        if flow and flow.method == method:
+        if flow and flow.scope.cancel_called:
+            self._finish(flow, _cancelled(grant))
+        elif flow and flow.method == method:
             return flow
-        if flow:
+        elif flow:
             self._finish(flow, given_up("cancelled", f"a newer sign-in with --{method} replaced this one", ""))
             flow.scope.cancel()
         flow = self._flows[grant.key] = Flow(grant, method)
@@ -123,14 +126,15 @@ class SignIns:
 
     async def _carry(self, flow: Flow) -> None:
         """Run a sign-in to its end, whatever that is."""
-        again = refusals.hint("start again with {login}", flow.grant)
-        outcome: Outcome = given_up("cancelled", "the sign-in was cancelled", again)
+        outcome: Outcome = _cancelled(flow.grant)
         try:
             with flow.scope, trio.move_on_after(FLOW_SECONDS) as limit:
                 outcome = await self._attempt(flow)
             if limit.cancelled_caught:
                 minutes = int(FLOW_SECONDS / 60)
-                outcome = given_up("expired", f"the sign-in was not completed within {minutes} minutes", again)
+                outcome = given_up(
+                    "expired", f"the sign-in was not completed within {minutes} minutes", _again(flow.grant)
+                )
             outcome = explained(outcome, flow)
         finally:
             self._finish(flow, outcome)
@@ -223,9 +227,17 @@ class SignIns:
 
     def _cards(self) -> tuple[list[Card], int]:
         """Return what the page says of the accounts, those first that a person can sign in, and how many it leaves out."""
-        links = {flow.grant.key: flow.prompted.url for flow in self._flows.values() if flow.page and flow.prompted}
+        prompts = {flow.grant.key: flow.prompted for flow in self._flows.values() if flow.prompted}
+        links = {key: prompts[key].url for key, flow in self._flows.items() if flow.page and key in prompts}
         waiting = {grant.key for grant in self._registry.waiting()} | links.keys()
-        accounts = sorted(self._registry.config.accounts, key=lambda account: account.grant.key not in waiting)
+        # Of those that share a sign-in, who signs in has the button.
+        accounts = sorted(
+            self._registry.config.accounts,
+            key=lambda each: (
+                each.grant.key not in waiting,
+                bool(each.grant.login) and not is_named(each.user, each.grant.login),
+            ),
+        )
         cards, offered = list[Card](), set[str]()
         for account in accounts[: pages.MOST_CARDS]:
             grant, key = account.grant, account.grant.key
@@ -236,11 +248,23 @@ class SignIns:
             elif key in links or (key in waiting and signs_in(grant)):
                 offered.add(key)
                 offer = Offer(key, grant.login or UNKNOWN, links.get(key, ""))
+            elif key in prompts and prompts[key].complete_url:
+                offered.add(key)
+                offer = Offer(key, grant.login or UNKNOWN, prompts[key].complete_url)
+                instead = f"The page there shows the code {prompts[key].user_code}, or asks for it."
             elif key in waiting and not self.awaited(grant):
                 command = cms("login", grant.login, "--paste" if grant.sign_in == "browser" else "")
                 instead = fill("Run {login} in a terminal.", {"login": command})
             cards.append(card(label, rows, offer, instead))
         return cards, max(0, len(accounts) - pages.MOST_CARDS)
+
+
+def _cancelled(grant: Grant) -> Outcome:
+    return given_up("cancelled", "the sign-in was cancelled", _again(grant))
+
+
+def _again(grant: Grant) -> Move:
+    return refusals.hint("start again with {login}", grant)
 
 
 def _told(status: int, title: str, line: str) -> Response:

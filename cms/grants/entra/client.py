@@ -26,6 +26,7 @@ from cms.grants.network.proxy import Routes
 from cms.grants.network.session import HttpSession
 from cms.grants.providers import ExchangeEnd, Flow, note, wanted
 from cms_oauth import tls
+from cms_oauth.diagnosis.entra import NO_CONSENT
 from cms_oauth.moves import fill
 
 # How MSAL's cache marks an account that Microsoft's broker signed in (msal.application._GRANT_TYPE_BROKER).
@@ -160,6 +161,12 @@ class Entra:
             )
         return flows.begin(call, method, claims)
 
+    def revoke(self, grant: Grant, cache: str, secret: Secret = "") -> Transient | Refused | None:  # noqa: ARG002 - the service asks every provider this
+        """Refuse: no endpoint of Microsoft's ends the sign-in of one refresh token."""
+        move = "end all sign-ins of the user at Microsoft; {logout} deletes this one from this machine"
+        said = "Microsoft lets no program end a sign-in by its token"
+        return Refused(Trouble("refused", said, refusals.hint(move, grant)))
+
     def exportable(self, cache: str) -> bool:
         """True unless Microsoft's broker keeps the refresh token."""
         return not _is_kept_by_ms_broker(cache)
@@ -203,7 +210,7 @@ _SERVICE_FABRIC = Trouble(
 
 
 def _lacks_consent(outcome: Outcome) -> bool:
-    return isinstance(outcome, Refused) and outcome.trouble.aadsts == refusals.NO_CONSENT
+    return isinstance(outcome, Refused) and outcome.trouble.aadsts == NO_CONSENT
 
 
 def _consented(scopes: Scopes, cache: str) -> Scopes:

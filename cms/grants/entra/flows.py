@@ -29,7 +29,7 @@ def _same_resource(first: Scopes, scopes: Scopes) -> Scopes:
 class CodeFlow:
     """A sign-in by authorization code."""
 
-    user_code = ""
+    user_code = complete_url = ""
     expires_in = SIGN_IN_SECONDS
 
     def __init__(self, call: Call, flow: dict[str, Any], scopes: Scopes) -> None:
@@ -58,6 +58,8 @@ class DeviceFlow:
 
     state = ""
     redirect_uri = ""
+    # Microsoft, "OAuth 2.0 device authorization grant flow": verification_uri_complete is not included.
+    complete_url = ""
 
     def __init__(self, call: Call, flow: dict[str, Any], scopes: Scopes, claims: str) -> None:
         self._call = call

@@ -89,7 +89,7 @@ def _look(asked: Future[Result], seconds: float) -> None:
 class BrokerFlow:
     """A sign-in in the window of Microsoft's broker, which opens with `answered`."""
 
-    url = user_code = state = redirect_uri = ""
+    url = user_code = complete_url = state = redirect_uri = ""
 
     def __init__(self, call: Call, scopes: Scopes, claims: str, seconds: float) -> None:
         self.expires_in = seconds

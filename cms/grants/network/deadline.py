@@ -8,6 +8,7 @@ is doing.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -27,6 +28,27 @@ from cms.system import threads
 EXCHANGE_SECONDS = 20.0
 
 _Address: TypeAlias = tuple[Any, ...]
+
+# The boot-clock moment until which what this thread redeems is its own to redeem.
+_UNTIL: ContextVar[float] = ContextVar("until", default=math.inf)
+
+
+@contextmanager
+def within(until: float) -> Iterator[None]:
+    """Let this thread send nothing in the block whose answer could come after `until`, a moment of the boot clock.
+
+    The boot clock goes on while the machine is suspended, when no other clock of an exchange does.
+    """
+    token = _UNTIL.set(until)
+    try:
+        yield
+    finally:
+        _UNTIL.reset(token)
+
+
+def may_send() -> bool:
+    """Return whether there is enough time for an exchange, by `within`."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) <= _UNTIL.get() - EXCHANGE_SECONDS
 
 
 class Deadline:
@@ -159,8 +181,12 @@ class DeadlineConnection(HTTPSConnection):
         deadline.reached = True
 
     def request(self, *args: Any, **kwargs: Any) -> None:
+        deadline = _CURRENT.get()
+        if not may_send():
+            deadline.reached = False
+            raise ConnectTimeoutError(self, "the time to ask is over")
         # A connection that was kept from an earlier exchange gets this one's deadline.
-        _CURRENT.get().guard(self.sock)
+        deadline.guard(self.sock)
         super().request(*args, **kwargs)
 
     def _new_conn(self) -> socket.socket:

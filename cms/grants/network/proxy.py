@@ -1,7 +1,7 @@
-"""The route to Entra through a proxy: its address, with the password in it.
+"""The route to a provider through a proxy: its address, with the password in it.
 
-The proxy is asked for a tunnel (CONNECT), in which TLS goes on to Entra: it sees the name of the host and nothing else,
-unless it has a certificate authority that this machine trusts.
+cms asks the proxy for a tunnel (CONNECT) and speaks TLS with the provider in it. The proxy sees the host's name and nothing
+else, unless it has a certificate authority that this machine trusts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Routes:
 
     def __init__(self, proxy: Proxy | None, environ: Mapping[str, str]) -> None:
         self._proxy = proxy
-        self._environ = environ
+        # A copy: os.environ decodes all that is in it at each look.
+        self._environ = dict(environ)
         self._password: str | None = None
         self._lock = threading.Lock()
 

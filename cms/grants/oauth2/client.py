@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Proxy, Scopes
-from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
+from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms.grants.credentials import Secret
 from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import Discovery
@@ -109,22 +109,33 @@ class OAuth2:
         result = exchange.answer_to({"grant_type": _JWT_BEARER, "assertion": assertion})
         return exchange.granted(result, scopes, "") if isinstance(result, dict) else result
 
+    def revoke(self, grant: Grant, cache: str, secret: Secret = "") -> Transient | Refused | None:
+        """End the sign-in in `cache` at the provider (RFC 7009)."""
+        kept = Kept.read(cache)
+        exchange = self._exchange(grant, secret, kept.client_id, revoking=True)
+        if not isinstance(exchange, Exchange):
+            assert not isinstance(exchange, Granted), "a server's document grants nothing"
+            return exchange
+        return exchange.revoke(kept.refresh_token)
+
     def exportable(self, cache: str) -> bool:  # noqa: ARG002 - the service asks every provider this
         """Return True: a refresh token works on any machine."""
         return True
 
-    def _exchange(self, grant: Grant, secret: Secret, client_id: str = "") -> Exchange | Outcome:
+    def _exchange(
+        self, grant: Grant, secret: Secret, client_id: str = "", *, revoking: bool = False
+    ) -> Exchange | Outcome:
         """Return a new exchange with one deadline, or why there cannot be one now."""
         deadline = Deadline()
-        known = self._metadata(grant, deadline)
+        known = self._metadata(grant, deadline, revoking=revoking)
         if not isinstance(known, Metadata):
             return known
         return Exchange(grant, self._session, deadline, known, Application(client_id or grant.client_id, secret))
 
-    def _metadata(self, grant: Grant, deadline: Deadline) -> Metadata | Outcome:
+    def _metadata(self, grant: Grant, deadline: Deadline, *, revoking: bool) -> Metadata | Outcome:
         server = grant.server
         assert server is not None, "the service picks the provider by it"
-        if metadata.is_complete(server):
+        if metadata.is_complete(server, revoking=revoking):
             return metadata.metadata(server, {})
         found = self._discovery.document(grant, deadline)
         if not isinstance(found, str):

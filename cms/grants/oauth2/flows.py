@@ -18,8 +18,9 @@ from cms.grants import token_answer
 from cms.grants.exchange import SIGN_IN_SECONDS, foreign, is_code
 from cms.grants.network.http import HttpReply, object_in
 from cms.grants.network.trouble import garbage
-from cms.grants.oauth2.exchange import OPENID, Exchange
+from cms.grants.oauth2.exchange import Exchange
 from cms.grants.providers import ExchangeEnd
+from cms_oauth.providers import OPENID
 from cms_oauth.text import is_link
 
 _DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
@@ -34,7 +35,7 @@ _OFFLINE, _CONSENT = "offline_access", "consent"
 class CodeFlow:
     """A sign-in by authorization code."""
 
-    user_code = ""
+    user_code = complete_url = ""
     expires_in = SIGN_IN_SECONDS
 
     def __init__(self, exchange: Exchange) -> None:
@@ -123,6 +124,8 @@ class DeviceFlow:
         # Google has another name for it.
         self.url: str = answer.get("verification_uri") or answer.get("verification_url") or ""
         self.user_code: str = answer["user_code"]
+        complete = answer.get("verification_uri_complete")
+        self.complete_url = str(complete) if is_link(complete) else ""
         self.expires_in = token_answer.life(answer.get("expires_in")) or SIGN_IN_SECONDS
         self._interval = token_answer.life(answer.get("interval")) or _INTERVAL
 
@@ -170,6 +173,9 @@ def _begin_device(exchange: Exchange) -> DeviceFlow | Outcome:
     verifier = _verifier(exchange)
     # RFC 8628 has none. Keycloak wants one of each client for which PKCE is enforced, and others ignore it.
     form = {"scope": " ".join(exchange.scopes), **_challenge(verifier)}
+    if exchange.server.resource:
+        # As where a code comes back: a server gives no token for a resource that the person was not asked about.
+        form["resource"] = exchange.server.resource
     reply = exchange.post(exchange.metadata.device, *exchange.proved(form))
     if not isinstance(reply, HttpReply):
         return reply

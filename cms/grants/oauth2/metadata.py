@@ -32,13 +32,18 @@ class Metadata:
     device: str
     registration: str
     userinfo: str
+    revocation: str
     auth_methods: tuple[str, ...] = ()
     says_iss: bool = False
 
 
-def is_complete(server: Server) -> bool:
-    """True if the configuration has all that a sign-in and a redemption need, so that no document is asked for."""
-    return bool(server.authorization_endpoint and server.token_endpoint)
+def is_complete(server: Server, *, revoking: bool = False) -> bool:
+    """True if the configuration has all that a sign-in and a redemption need, so that no document is asked for.
+
+    To end a sign-in (`revoking`) needs one endpoint more, which only a document may have.
+    """
+    known = bool(server.authorization_endpoint and server.token_endpoint)
+    return known and not (revoking and server.issuer and not server.revocation_endpoint)
 
 
 def places(issuer: str) -> tuple[str, ...]:
@@ -67,6 +72,7 @@ def metadata(server: Server, document: Mapping[str, Any]) -> Metadata:
         server.device_endpoint or _endpoint(document, "device_authorization_endpoint"),
         server.registration_endpoint or _endpoint(document, "registration_endpoint"),
         server.userinfo_endpoint or _endpoint(document, "userinfo_endpoint"),
+        server.revocation_endpoint or _endpoint(document, "revocation_endpoint"),
         tuple(map(str, methods)) if isinstance(methods, list) else (),
         document.get("authorization_response_iss_parameter_supported") is True,
     )

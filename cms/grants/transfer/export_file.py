@@ -59,7 +59,8 @@ class ExportedSignIn:
     def kept(self) -> StoredSignIn:
         """Return what may be told of it."""
         grant, entry = self.grant, self.entry
-        return StoredSignIn(grant.key, grant.authority, grant.client_id, grant.login, entry.who, entry.signed_in)
+        identity = (grant.key, grant.authority, grant.client_id, grant.login)
+        return StoredSignIn(*identity, entry.who, entry.signed_in, grant.provider)
 
 
 def is_export(raw: bytes) -> bool:
@@ -81,7 +82,7 @@ def encrypt(sign_ins: Sequence[tuple[Grant, Entry]], passphrase: str) -> str:
 
 def _packed(grant: Grant, entry: Entry) -> dict[str, Any]:
     identity = {"authority": grant.authority, "client_id": grant.client_id, "login": grant.login}
-    return {**identity, "entry": asdict(entry)}
+    return {**identity, "provider": grant.provider, "entry": asdict(entry)}
 
 
 def decrypt(raw: bytes, passphrase: str, name: str) -> list[ExportedSignIn]:
@@ -107,13 +108,17 @@ def decrypt(raw: bytes, passphrase: str, name: str) -> list[ExportedSignIn]:
 
 
 def _unpacked(packed: Mapping[str, Any]) -> ExportedSignIn:
-    identity = [packed[name] for name in ("authority", "client_id", "login")]
+    authority, client_id, login = (packed[name] for name in ("authority", "client_id", "login"))
+    # An earlier cms named no provider.
+    provider = packed.get("provider", "")
     entry = entry_of(dict(packed["entry"]))
     if not _is_cache(read_object(entry.cache)):
         raise TypeError
-    if not all(isinstance(each, str) and each.isprintable() for each in (*identity, entry.who)):
+    if not all(
+        isinstance(each, str) and each.isprintable() for each in (authority, client_id, login, provider, entry.who)
+    ):
         raise TypeError
-    return ExportedSignIn(Grant(*identity), entry)
+    return ExportedSignIn(Grant(authority, client_id, login, provider=provider), entry)
 
 
 def _is_cache(found: Mapping[str, Any]) -> bool:

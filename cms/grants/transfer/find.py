@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cms.core.accounts import Grant
+from cms.core.accounts import Grant, StoredSignIn, is_named
 from cms.grants.messages import Place
 from cms.grants.secret_sources import Locked, Missing, run_command
 from cms.grants.transfer import decrypt, export_file, formats
@@ -46,10 +46,23 @@ class NoPassword(Exception):
 
 def find(place: Place, grant: Grant, environ: Mapping[str, str] = os.environ) -> Found:
     """Return the sign-in that is meant, decrypted. Raises Unfit, and NoPassword where a person has to type one."""
+    return _unsealed(formats.choose(_all(place, environ), grant, place.entry, place.path), place)
+
+
+def listed(place: Place, environ: Mapping[str, str] = os.environ) -> list[StoredSignIn]:
+    """Return whose sign-ins another program keeps there, or which one `entry` means. Raises Unfit."""
+    found = _all(place, environ)
+    return [
+        StoredSignIn("", each.host, each.client_id, each.user, provider=each.provider)
+        for each in found
+        if each.refresh_token and (not place.entry or is_named(place.entry, each.name, each.user))
+    ]
+
+
+def _all(place: Place, environ: Mapping[str, str]) -> list[Found]:
     if place.source not in ("", *formats.FORMATS):
         raise Unfit(f"cms knows no format {place.source[:40]!r}", f"the formats are {', '.join(formats.FORMATS)}")
-    raw = _contents(place, environ)
-    return _unsealed(formats.choose(formats.read(raw, place.source, place.path), grant, place.entry, place.path), place)
+    return formats.read(_contents(place, environ), place.source, place.path)
 
 
 def exported(place: Place) -> list[export_file.ExportedSignIn]:

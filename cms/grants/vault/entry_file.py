@@ -31,9 +31,9 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cms.core.accounts import Grant
 from cms.core.json_lines import Records
-from cms.core.lifecycle import Ending
+from cms.core.lifecycle import Ending, SignInFacts
 from cms.grants.secret_sources import Unavailable, storage, unavailable
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.minted import MintedToken
@@ -80,8 +80,8 @@ class Entry:
 
     `cache` is MSAL's cache as JSON, less its access and id tokens. `signed_in` is Unix time, and so is `redeemed`: when
     the sign-in last gave a token, 0 for unknown. `endings` are how sign-ins of the same person ended, this one included
-    once it has. `claims` is a conditional-access challenge that the next sign-in has to meet, "" for none: it may be
-    there before the first sign-in, and then there is no `cache`.
+    once it has; `ends` is when the provider has said that it ends, 0 for unknown. `claims` is a conditional-access challenge
+    that the next sign-in has to meet, "" for none: it may be there before the first sign-in, and then there is no `cache`.
     """
 
     cache: str = field(repr=False)
@@ -91,6 +91,11 @@ class Entry:
     endings: tuple[Ending, ...] = ()
     redeemed: float = 0.0
     claims: str = ""
+    ends: float = 0.0
+
+    def facts(self, told: SignInFacts) -> SignInFacts:
+        """Return the facts that a provider's answer gave, completed by what is stored."""
+        return replace(told, given_at=self.signed_in, endings=self.endings, ends_at=told.ends_at or self.ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,12 @@ def entry_of(kept: Any) -> Entry:
     endings = tuple(Ending(**each) for each in kept.pop("endings", ()))
     entry = Entry(**kept, endings=endings)
     texts = (entry.cache, entry.home_account_id, entry.who, entry.claims, *(each.reason for each in endings))
-    times = (entry.signed_in, entry.redeemed, *(time for each in endings for time in (each.given_at, each.ended_at)))
+    times = (
+        entry.signed_in,
+        entry.redeemed,
+        entry.ends,
+        *(time for each in endings for time in (each.given_at, each.ended_at)),
+    )
     numbers = (*times, *(each.aadsts for each in endings if each.aadsts is not None))
     # Who holds the key or the passphrase may have written anything.
     if not all(isinstance(each, str) for each in texts) or not all(type(each) in (int, float) for each in numbers):
@@ -149,22 +159,28 @@ def parse_header(line: bytes) -> dict[str, Any]:
 
 def needed_key(grant: Grant, raw: bytes) -> str:
     """Return the id of the key that opens a grant's file. Raises ValueError, as `parse_header`, for another grant's."""
+    return key_needed(identity(grant), raw)
+
+
+def key_needed(named: Mapping[str, str | int], raw: bytes) -> str:
+    """As `needed_key`, for bytes whose header must have these fields."""
     head, separator, _ = raw.partition(b"\n")
     header = parse_header(head + separator)
-    if {name: header.get(name, "") for name in _identity(grant)} != _identity(grant):
+    if {name: header.get(name, "") for name in named} != dict(named):
         raise ValueError("belongs to another sign-in")
     return str(header["key"])
 
 
 def grant_of(raw: bytes) -> Grant:
-    """Return the grant that a file belongs to, as its header has it. Raises ValueError."""
+    """Return the grant that a file belongs to, as its header has it. Raises ValueError. An earlier cms named no provider."""
     head, separator, _ = raw.partition(b"\n")
     header = parse_header(head + separator)
     try:
         authority, client_id, login = (str(header[name]) for name in ("authority", "client_id", "login"))
     except KeyError:
         raise ValueError("is not a vault file, or a tampered one") from None
-    return Grant(authority, client_id, login, sign_in=str(header.get("sign_in") or "browser"))
+    sign_in, provider = (str(header.get(name) or "") for name in ("sign_in", "provider"))
+    return Grant(authority, client_id, login, sign_in=sign_in or "browser", provider=provider)
 
 
 def decrypt(raw: bytes, key: Key) -> Entry:
@@ -187,9 +203,14 @@ def contents(raw: bytes, key: Key) -> Contents:
 
 def encrypt(grant: Grant, entry: Entry, key: Key, tokens: tuple[MintedToken, ...] = ()) -> bytes:
     """Return the bytes of a grant's file. It has the newest access tokens, as many as find room in what is reserved."""
+    return seal({**identity(grant), "provider": grant.provider}, entry, key, tokens)
+
+
+def seal(named: Mapping[str, str | int], entry: Entry, key: Key, tokens: tuple[MintedToken, ...] = ()) -> bytes:
+    """As `encrypt`, with a header that says these things. They are authenticated, and stay in clear."""
     # Nothing that a provider has said: it may be longer than a header, and the file could not be read again.
-    named = {"format": FORMAT, "version": VERSION, "key": key.id}
-    head = json.dumps({**named, **_identity(grant)}, sort_keys=True).encode() + b"\n"
+    kept = {"format": FORMAT, "version": VERSION, "key": key.id}
+    head = json.dumps({**kept, **named}, sort_keys=True).encode() + b"\n"
     nonce = secrets.token_bytes(NONCE_BYTES)
     while True:
         clear = json.dumps({"entry": asdict(entry), "tokens": _TOKENS.pack(tokens)}).encode()
@@ -198,7 +219,8 @@ def encrypt(grant: Grant, entry: Entry, key: Key, tokens: tuple[MintedToken, ...
         tokens = tokens[1:]
 
 
-def _identity(grant: Grant) -> dict[str, str]:
+def identity(grant: Grant) -> dict[str, str]:
+    """Return what names a grant in the header of its file."""
     return {
         "authority": grant.authority.lower(),
         "client_id": grant.client_id.lower(),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cms.core.accounts import Scopes
 from cms.core.lifecycle import LONGEST_LIFE, Granted, SignInFacts
+from cms_oauth import sasl
 from cms_oauth.frozen import dataclass
 
 # A token with less than these seconds left is not worth handing out: a new one is fetched at once.
@@ -74,7 +75,7 @@ def granted(token: MintedToken, at: Moment) -> Granted | None:
         # It is older than this boot.
         least = at.boot
     life = min(token.life, LONGEST_LIFE)
-    if not all(least <= age <= life - LEAST_LEFT for age in ages):
+    if not sasl.is_token(token.secret) or not all(least <= age <= life - LEAST_LEFT for age in ages):
         return None
     sign_in = SignInFacts(redeemed_at=token.minted.wall)
     return Granted(token.secret, at.boot - max(ages), life, token.scopes, sign_in, doubtful=token.refused)

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cms.core import refusals
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Refused, Transient, Trouble
 from cms.grants.messages import Rekey, Rekeyed, Unmoved
@@ -34,7 +35,6 @@ from cms.grants.vault.entry_file import (
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.store import Vault
 from cms.system.files import open_regular, read_regular, sweep_drafts, write_private
-from cms_oauth import moves
 
 # The time for one question. The daemon asks until nothing is left, and reports in between.
 ROUND_SECONDS = 5.0
@@ -57,13 +57,13 @@ def rekey(vault: Vault, question: Rekey, clock: Callable[[], float] = time.monot
     except Missing as missing:
         return Refused(Trouble("new-key", f"the new key cannot be used: {missing}", _UNCHANGED))
     except Unavailable as error:
-        return _in_person(error).outcome
+        return refusals.in_person(error.outcome, _AGAIN)
     moved, unmoved, before = 0, [], set()
     for name in _waiting(vault.folder.path, key.id):
         try:
             origin = _move(vault, name, key)
         except Unavailable as error:
-            trouble = _in_person(error).outcome.trouble
+            trouble = refusals.in_person(error.outcome, _AGAIN).trouble
             unmoved.append(Unmoved(name, _whose(vault.folder.path, name), trouble.message, str(trouble.hint)))
             continue
         if origin:
@@ -72,12 +72,6 @@ def rekey(vault: Vault, question: Rekey, clock: Callable[[], float] = time.monot
         if moved and clock() >= deadline:
             break
     return Rekeyed(key.id, key.origin, moved, tuple(unmoved), tuple(sorted(before)))
-
-
-def _in_person(error: Unavailable) -> Unavailable:
-    """Return an error with a hint for the person who has given the command."""
-    trouble = error.outcome.trouble
-    return unavailable(trouble.kind, trouble.message, moves.in_person(trouble.hint, _AGAIN, error.outcome.retry_after))
 
 
 def _waiting(folder: Path, key: str) -> list[str]:

@@ -7,6 +7,7 @@ A key that cms made is deleted with the last sign-in.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes, StoredSignIn
-from cms.core.lifecycle import Granted, token_hash
+from cms.core.lifecycle import Granted, Refused, Trouble, token_hash
 from cms.grants.messages import QUESTION_SECONDS
 from cms.grants.secret_sources import Unavailable, storage, unavailable
 from cms.grants.vault import minted
@@ -49,10 +50,16 @@ from cms_oauth.moves import Move
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where an entry was stored."""
+    """Where an entry was stored.
+
+    In a fleet, `refresh_in` is in how many seconds the token that came with it is to be renewed, and `shared` says whether
+    the other hosts have it. Both are None for an entry of this host only.
+    """
 
     persisted: bool
     key_from: str
+    refresh_in: float | None = None
+    shared: bool | None = None
 
 
 MEMORY = Stored(persisted=False, key_from="memory only")
@@ -66,6 +73,11 @@ def _newer(path: Path, error: NewerFormat) -> Unavailable:
 
 class Held:
     """One grant in the vault while its lock is held."""
+
+    # What only another host could have found out, or asked for.
+    refusal: Refused | None = None
+    wished = False
+    hearers = None
 
     def __init__(self, vault: Vault, grant: Grant, scopes: Scopes) -> None:
         self._vault = vault
@@ -132,7 +144,7 @@ class Held:
         self._contents = contents(raw, self._key)
         return self._contents.entry
 
-    def minted(self, held: str) -> tuple[Granted, str] | None:
+    def minted(self, held: str, *, wanted: bool = False) -> tuple[Granted, str] | None:  # noqa: ARG002 - see stores.py
         """Return a stored access token with these scopes that is still good, unless its hash is `held`; else None.
 
         With it comes the fingerprint of what the application proved itself with.
@@ -166,6 +178,9 @@ class Held:
         marked = (replace(each, refused=each.refused or each.asked == self._scopes) for each in before.tokens)
         self._contents = replace(before, tokens=tuple(marked))
         return self._contents != before
+
+    def refused_for_good(self, trouble: Trouble) -> None:
+        """Do nothing: no other host asks for this sign-in, and the daemon knows."""
 
     def inspect(self) -> Entry | None:
         """Return the entry that a new sign-in would replace, None for none. A damaged one is kept aside later.
@@ -201,6 +216,10 @@ class Held:
     @property
     def _in_memory(self) -> bool:
         return self._grant.key in self._vault.memory
+
+    def claim(self) -> float:
+        """Return when this host must have redeemed the sign-in, which is never: the lock keeps others away."""
+        return math.inf
 
     def _reserve(self) -> None:
         try:
@@ -305,6 +324,12 @@ class Vault:
     def _file_lock(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self.key.keys.memory_only else self.folder.lock(name)
 
+    def tidy(self, name: str) -> None:
+        """Delete the lock of a grant, which is held, if nothing is stored: addresses that were only tried leave no files."""
+        path = self.folder.path / f"{name}.vault"
+        if not path.exists():
+            path.with_suffix(".lock").unlink(missing_ok=True)
+
     def check_version(self, name: str) -> None:
         """Raise Unavailable if a grant's file was written by a newer cms: then it is not this one's to delete."""
         path = self.folder.path / f"{name}.vault"
@@ -367,7 +392,7 @@ class Vault:
         except ValueError:
             # It cannot be used, and it is still there to be deleted.
             return StoredSignIn(name, "", "", "")
-        found = StoredSignIn(name, grant.authority, grant.client_id, grant.login)
+        found = StoredSignIn(name, grant.authority, grant.client_id, grant.login, provider=grant.provider)
         try:
             entry = decrypt(raw, self.key.keys.need(needed_key(grant, raw)))
         except (Unavailable, ValueError):

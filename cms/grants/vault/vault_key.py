@@ -5,8 +5,10 @@ A new key is made only if no file needs another one. A key that cms made is dele
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from cms.core.accounts import Grant
 from cms.grants.secret_sources import Locked, Missing, Unavailable, storage
@@ -44,10 +46,7 @@ class VaultKey:
             return None
         self._folder.make()
         with self._folder.lock(_LOCK):
-            # In the midst of a move to another key, the one that was used last is the new one.
-            last, _ = self._named()
-            needed = sorted(self._needed(), key=lambda each: (each != last, each))
-            key = self._first_found(needed) if needed else self._last_used() or self._new()
+            key = self._first_found(self._needed()) or self._last_used() or self._new()
             if key:
                 reserve()
             return key
@@ -61,9 +60,8 @@ class VaultKey:
             raise Missing('Vault(key="memory") stores nothing')
         self._folder.make()
         with self._folder.lock(_LOCK):
-            needed = sorted(self._needed())
-            if needed:
-                self._first_found(needed)
+            needed = list(self._needed())
+            self._first_found(needed)
             last, made = self._named()
             key = self.keys.newest([*filter(None, [last]), *needed])
             try:
@@ -110,26 +108,40 @@ class VaultKey:
                 with suppress(Unavailable), self._folder.lock(path.stem, patience=0.0):
                     path.unlink(missing_ok=True)
 
-    def _first_found(self, needed: list[str]) -> Key:
+    def _first_found(self, needed: Iterable[str]) -> Key | None:
+        """Return the first of these keys that can be read, None if there are none. Raises Unavailable if no key can be."""
         failures = []
         for wanted in needed:
             try:
                 return self.keys.need(wanted)
             except Unavailable as error:
                 failures.append(error)
-        raise failures[0]
+        if failures:
+            raise failures[0]
+        return None
 
-    def _needed(self) -> set[str]:
-        """Return the ids of the keys that the vault files here need. A file with a damaged header needs none."""
-        found = set()
-        for path in self._folder.path.glob("*.vault"):
-            with suppress(ValueError, OSError):
-                head, end, _ = read_regular(path, MAX_HEADER).partition(b"\n")
-                try:
-                    found.add(parse_header(head + end)["key"])
-                except NewerFormat as newer:
-                    found.update(filter(None, [newer.key]))
-        return found
+    def _needed(self) -> Iterator[str]:
+        """Yield the ids of the keys that the vault files here need, first the one that was used last.
+
+        In the midst of a move to another key, that is the new one. Nearly always the first of ten thousand files needs it,
+        and the others are not read.
+        """
+        last, _ = self._named()
+        if last and last in self._in_headers():
+            yield last
+        yield from sorted(set(self._in_headers()) - {last})
+
+    def _in_headers(self) -> Iterator[str]:
+        """Yield the id of each file's key. A file with a damaged header needs none. Raises Unavailable."""
+        try:
+            entries = os.scandir(self._folder.path)
+        except OSError as error:
+            raise storage(error, f"the sign-ins in {self._folder.path} cannot be listed") from None
+        with entries:
+            for entry in entries:
+                if entry.name.endswith(".vault"):
+                    with suppress(ValueError, OSError):
+                        yield from _key_of(Path(entry.path))
 
     def _named(self) -> tuple[str, bool]:
         """Return the id of the key that was used last, "" for none, and whether cms has made it."""
@@ -158,3 +170,12 @@ class VaultKey:
         except OSError as error:
             raise storage(error, f"nothing can be stored in {self._folder.path}") from None
         return key
+
+
+def _key_of(path: Path) -> Sequence[str]:
+    """Return the id of the key that a file needs, nothing where a newer cms does not say. Raises OSError, ValueError."""
+    head, end, _ = read_regular(path, MAX_HEADER).partition(b"\n")
+    try:
+        return [parse_header(head + end)["key"]]
+    except NewerFormat as newer:
+        return [newer.key] if newer.key else []

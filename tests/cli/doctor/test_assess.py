@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from cms.cli.doctor import assess
-from cms.cli.doctor.assess import Asked, Folder, Https, KeyFacts, Library, MailTest, Names, Reached
+from cms.cli.doctor.assess import Asked, Folder, KeyFacts, Library, MailTest
 from cms.cli.doctor.findings import Finding, as_text
 from cms.core.accounts import Account, Grant
 from cms_oauth.claims import Claims
-from cms_oauth.diagnosis.certificates import MISNAMED, OTHER_NAME
 from cms_oauth.diagnosis.lookup import diagnose
 from cms_oauth.diagnosis.verdicts import Evidence, Verdict
 
@@ -41,109 +40,6 @@ def test_python_and_libraries() -> None:
     assert ("fail", "old-library") == told(old)
     assert "msal 1.4 (needs 1.39), requests is missing (needs 2.34)" == old.message
     assert "`pip install --upgrade 'msal>=1.39' 'requests>=2.34'`" in old.verdicts[0].steps[0]
-
-
-def test_the_reason_and_the_time_of_a_certificate_are_said() -> None:
-    """OpenSSL's reason, and from when to when it is valid: so a wrong clock can be told from an old certificate."""
-    found = replace(THEIRS, error="certificate has expired", valid="2026-01-01 to 2026-02-01")
-    finding = assess.tls(found)
-
-    assert (
-        "from Example Proxy CA, valid 2026-01-01 to 2026-02-01 is not trusted: certificate has expired"
-        in finding.message
-    )
-    assert "timedatectl" in finding.verdicts[0].steps[0]
-
-
-def test_variables() -> None:
-    """Those that stop cms fail, those that are ignored warn; there is a line in any case."""
-    assert ["pass"] == [each.level for each in assess.environment((), ())]
-    found = assess.environment(("SSL_CERT_DIR names /x",), ("CURL_CA_BUNDLE names /y",))
-
-    assert [("fail", "CURL_CA_BUNDLE names /y"), ("warn", "SSL_CERT_DIR names /x")] == [
-        (each.level, each.message) for each in found
-    ]
-
-
-def test_names() -> None:
-    """A name that means something, or not."""
-    assert ("pass", "") == told(assess.names(Names("h", ("192.0.2.1",))))
-    assert ("fail", "no-name") == told(assess.names(Names("h", error="Name or service not known")))
-
-
-@pytest.mark.parametrize(
-    ("skew", "expected"),
-    [(0.4, "pass"), (-29.0, "pass"), (31.0, "warn"), (-299.0, "warn"), (300.0, "fail"), (-DAY, "fail"), (None, "skip")],
-)
-def test_the_clock(skew: float | None, expected: str) -> None:
-    """Entra tolerates five minutes; half a minute off means that no program sets the clock."""
-    assert expected == assess.clock(Https("login", skew=skew)).level
-
-
-THEIRS = Https("login", issuer="Example Proxy CA")
-SEEN = Https("login", trusted=True, issuer="DigiCert Inc", version="TLSv1.3")
-
-
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        (SEEN, ("pass", "")),
-        (replace(SEEN, host="login.microsoftonline.com", issuer="Example Proxy CA"), ("warn", "interception")),
-        # Whose certificate another provider has is not known.
-        (replace(SEEN, host="sso.example.test", issuer="Example CA"), ("pass", "")),
-        (replace(SEEN, issuer="Example Proxy CA", ca="/ca.pem"), ("pass", "")),
-        (replace(THEIRS, error="unable to get local issuer certificate"), ("fail", "corporate-certificate")),
-        (replace(THEIRS, error="certificate has expired"), ("fail", "certificate-expired")),
-        (replace(THEIRS, error="certificate is not yet valid"), ("fail", "certificate-not-yet-valid")),
-        (replace(THEIRS, error="Hostname mismatch, certificate is not valid for 'login'."), ("fail", OTHER_NAME.name)),
-        (replace(THEIRS, error="self-signed certificate"), ("fail", "certificate-self-signed")),
-        (replace(THEIRS, error="EE certificate key too weak"), ("fail", "certificate-too-weak")),
-        (replace(THEIRS, error="x; SSL_CERT_FILE names /x, which does not exist"), ("fail", MISNAMED.name)),
-        (Https("login", error="refused"), ("fail", "unreachable")),
-        (Https("login", error="refused", proxy="http://p:1", named_by="HTTPS_PROXY"), ("fail", "proxy")),
-    ],
-)
-def test_tls(found: Https, expected: tuple[str, str]) -> None:
-    """A certificate of the world's, of a company's, or none that is trusted: whose it is, is said."""
-    assert expected == told(assess.tls(found))
-    assert found.issuer in assess.tls(found).message
-
-
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        (SEEN, ("pass", "")),
-        (replace(SEEN, proxy="http://p:1"), ("pass", "")),
-        (Https("login", error="refused", proxy="http://p:1"), ("fail", "proxy")),
-        (Https("login", error="self-signed", issuer="x", proxy="http://p:1"), ("pass", "")),
-    ],
-)
-def test_the_proxy(found: Https, expected: tuple[str, str]) -> None:
-    """None, one that works, or one that does not."""
-    assert expected == told(assess.proxy(found))
-
-
-def test_a_login_host_that_was_not_looked_at() -> None:
-    """It is neither good nor bad, and the reason is said."""
-    unseen = Https("login", proxy="http://p:1", unseen="no password")
-
-    for look in (assess.clock, assess.tls, assess.proxy):
-        assert "skip" == look(unseen).level
-        assert "no password" in look(unseen).message
-
-
-def test_mail_servers() -> None:
-    """A port that is open, or closed on the way."""
-    assert ("pass", "") == told(assess.reached(Reached("smtp", 587), ["a@x"]))
-    assert ("fail", "mail-port") == told(assess.reached(Reached("smtp", 587, "timed out"), ["a@x"]))
-    steps = [
-        str(assess.reached(Reached(host, 2525, "refused"), ["a@x"]).verdicts[0].steps[0])
-        for host in ("smtp.office365.com", "localhost")
-    ]
-    assert [True, False] == ["port 587 or 993" in step for step in steps]
-    assert "start the server" in steps[1]
-    nameless = assess.reached(Reached("smtp.office365.com", 587, "Name or service not known", nameless=True), ["a@x"])
-    assert ("skip", True) == (nameless.level, "see dns" in nameless.message), "no port is in the way of a name"
 
 
 FOLDER = Folder("/state", True, 100, "cms", 0o700, 1 << 40, 2)
@@ -251,6 +147,15 @@ def test_a_sign_in(row: dict[str, Any], level: str) -> None:
     assert level == told(assess.sign_in(row, 0.0))[0]
 
 
+def test_a_certificate_that_ends_soon() -> None:
+    """Its application's sign-in works until then, and the doctor says when that is, and what to do."""
+    finding = assess.sign_in({**ROW, "credential_due": True, "credential_expires_at": 19 * DAY}, 0.0)
+
+    assert ("warn", "certificate-ends") == told(finding)
+    assert finding.message.endswith("the application's certificate ends in 19 d")
+    assert "upload a new one" in finding.verdicts[0].steps[0]
+
+
 def test_an_application_is_not_told_to_sign_in() -> None:
     """An application's refusals have separate rows."""
     problem = {"kind": "application", "message": "no permission", "aadsts": 65001}
@@ -310,6 +215,25 @@ def test_a_token(asked: Asked, expected: tuple[str, str]) -> None:
     assert expected == told(assess.token(asked))
 
 
+@pytest.mark.parametrize(("provider", "personal"), [("microsoft", True), ("google", False)])
+def test_a_token_that_nobody_can_look_into(provider: str, *, personal: bool) -> None:
+    """Microsoft's are for personal accounts only; other providers may have no other ones."""
+    account = replace(ACCOUNT, grant=replace(ACCOUNT.grant, provider=provider))
+    found = assess.token(Asked(account, "SMTP", got=True))
+
+    assert ("pass", personal) == (found.level, "personal accounts" in found.message)
+
+
+@pytest.mark.parametrize("asked", [GOOD, Asked(ACCOUNT, "SMTP", got=True), GRAPH])
+def test_a_token_that_some_programs_have_no_room_for(asked: Asked) -> None:
+    """A warning, unless something worse is wrong with it."""
+    row = {"state": "ok", "problem": None, "too_long": "the token has 3500 bytes"}
+    expected = ("fail", "unfit-token") if asked is GRAPH else ("warn", "long-token")
+
+    assert expected == told(assess.token(asked, row))
+    assert "pass" == assess.token(GOOD, row | {"too_long": ""}).level
+
+
 def test_why_there_is_no_token_is_told_once() -> None:
     """By the sign-in, where its state is the answer; another answer is told here too."""
     asked = Asked(ACCOUNT, "SMTP", code="sign-in-required", message="the sign-in was revoked", hint="`cms login`")
@@ -318,6 +242,22 @@ def test_why_there_is_no_token_is_told_once() -> None:
     assert ("skip", "") == told(assess.token(asked, row))
     assert ("fail", "denied") == told(assess.token(replace(asked, code="denied"), row))
     assert ("fail", "sign-in-required") == told(assess.token(asked, {"state": "ok", "problem": None}))
+
+
+@pytest.mark.parametrize(
+    ("usable", "reason", "level"),
+    [
+        (False, "the tenant does not know it", "skip"),
+        (True, "the tenant does not know it", "fail"),
+        (False, "", "fail"),
+    ],
+)
+def test_why_an_application_has_no_token_is_told_once(reason: str, level: str, *, usable: bool) -> None:
+    """Its state is `refused` and the answer `unavailable`: the reason is the same. A token that there was is news."""
+    asked = Asked(ACCOUNT, "SMTP", code="unavailable", message="the tenant does not know it")
+    row = {"state": "refused", "usable": usable, "problem": {"kind": "refused", "message": reason}}
+
+    assert level == assess.token(asked, row).level
 
 
 def test_consent() -> None:

@@ -135,6 +135,16 @@ def test_a_message_that_names_the_account_twice() -> None:
     assert ["a@example.test, SMTP, IMAP: a@example.test is new"] == [each.message for each in merged(found[:2])]
 
 
+def test_accounts_with_different_protocols_name_each_once() -> None:
+    """One is served for sending only, the other for reading too."""
+    found = [
+        failed("sign-in", f"{user}, {protocols}: new").about(user, protocols)
+        for user, protocols in (("a@example.test", "SMTP, IMAP"), ("b@example.test", "SMTP"))
+    ]
+
+    assert ["a@example.test, b@example.test, SMTP, IMAP: new"] == [each.message for each in merged(found)]
+
+
 def test_what_is_about_no_account_stays() -> None:
     """Two warnings with two texts are two, and the same one twice is one."""
     found = [warned("daemon", "one"), warned("daemon", "two"), warned("daemon", "one")]

@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from support.ports import closed_port
 
 from cms.cli.doctor import probe_mail
 from cms.cli.doctor.assess import MailTest
@@ -24,15 +26,16 @@ TOKEN = "a-token-that-nobody-should-see-anywhere"
 USER = "a@example.test"
 
 
-def closed() -> str:
-    """Return a place at which no server listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
+@pytest.fixture
+def closed() -> Iterator[str]:
+    """A place at which no server listens."""
+    with closed_port() as port:
+        yield f"127.0.0.1:{port}"
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_a_server_that_is_not_there(closed: str) -> None:
     """The test's own words and verdict come back from the child, and no token."""
-    found = probe_mail.run("SMTP", closed(), USER, TOKEN)
+    found = probe_mail.run("SMTP", closed, USER, TOKEN)
 
     assert ("SMTP", USER, "unavailable") == (found.protocol, found.user, found.code)
     assert "Connection refused" in found.message
@@ -79,9 +82,9 @@ def test_the_child_says_what_went_well() -> None:
     assert replace(known, reply="OK") == probe_mail._understood(json.dumps({"reply": "OK", "verdicts": []}), known)
 
 
-def test_the_child(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_child(closed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """It reads what to do, does it quietly, and prints one object."""
-    told = {"test": "smtp", "host": closed(), "user": USER, "token": TOKEN, "mailbox": "", "seconds": 5.0}
+    told = {"test": "smtp", "host": closed, "user": USER, "token": TOKEN, "mailbox": "", "seconds": 5.0}
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(told)))
     probe_mail.main()
     shown = capsys.readouterr()
@@ -91,12 +94,12 @@ def test_the_child(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert said["verdicts"][0]["name"]
 
 
-def test_the_child_judges_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told how wrong this machine's is."""
-    skews = list[float | None]()
+def test_the_child_judges_by_the_clock_and_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told how wrong this machine's is, and whose the account is."""
+    told = list[tuple[float | None, str]]()
 
-    def run(test: str, host: str, *_: str, skew: float | None, **__: object) -> Report:
-        skews.append(skew)
+    def run(test: str, host: str, *_: str, skew: float | None, provider: str, **__: object) -> Report:
+        told.append((skew, provider))
         return Report(Failed("denied", f"{test} at {host}", ""))
 
     def child(argv: list[str], *, input: str, **_: object) -> subprocess.CompletedProcess[str]:  # noqa: A002 - as subprocess.run calls it
@@ -107,9 +110,10 @@ def test_the_child_judges_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(mailtest, "run", run)
     monkeypatch.setattr(subprocess, "run", child)
-    found = [probe_mail.run("SMTP", "h", USER, TOKEN, skew=skew) for skew in (7200.0, None)]
+    known = [(7200.0, "google"), (None, "")]
+    found = [probe_mail.run("SMTP", "h", USER, TOKEN, skew=skew, provider=provider) for skew, provider in known]
 
-    assert [7200.0, None] == skews
+    assert known == told
     assert ["smtp at h"] * 2 == [each.message for each in found]
 
 

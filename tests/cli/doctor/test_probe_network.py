@@ -17,9 +17,10 @@ import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
+from support.ports import closed_port
 
-from cms.cli.doctor import assess, probe_network
-from cms.cli.doctor.assess import Https, Names, Reached
+from cms.cli.doctor import assess_network, probe_network
+from cms.cli.doctor.assess_network import Https, Names, Reached
 from cms.cli.doctor.probe_network import Door, door, facts_of, https, names, reached
 from cms.core.accounts import Proxy
 from cms.core.proxies import Direct, Route, Through, route
@@ -37,13 +38,6 @@ def silent() -> Iterator[int]:
     """Take connections at a port, and say nothing, ever."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
-
-
-def closed_port() -> int:
-    """Return a port at which no server listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def where(entra: Entra, *, trusted: bool = True) -> Door:
@@ -67,10 +61,10 @@ def test_ports() -> None:
     """Open, or closed, or silent: a name that means nothing is an error as well."""
     with silent() as port:
         assert Reached("127.0.0.1", port) == reached("127.0.0.1", port)
-    port = closed_port()
-
-    assert Reached("127.0.0.1", port, "Connection refused") == reached("127.0.0.1", port)
+    with closed_port() as port:
+        assert Reached("127.0.0.1", port, "Connection refused") == reached("127.0.0.1", port)
     assert reached("no.such.host.invalid", port).nameless
+    assert https(Door("no.such.host.invalid", port), {}).nameless
 
 
 def test_a_login_host(entra: Entra) -> None:
@@ -93,9 +87,8 @@ def test_a_certificate_that_is_not_trusted(entra: Entra) -> None:
 
 def test_a_refused_connection() -> None:
     """The kernel's words say why there is no connection."""
-    port = closed_port()
-
-    assert Https(f"127.0.0.1:{port}", error="Connection refused") == https(Door("127.0.0.1", port), {})
+    with closed_port() as port:
+        assert Https(f"127.0.0.1:{port}", error="Connection refused") == https(Door("127.0.0.1", port), {})
 
 
 @pytest.mark.parametrize("proxied", [False, True])
@@ -245,7 +238,7 @@ def test_authorities_that_cannot_be_loaded_are_to_blame(
             path.mkdir()
     configured = named_by.startswith("Tls")
     host = replace(where(entra), ca=str(path) if configured else "")
-    found = assess.tls(https(host, {} if configured else {named_by: str(path)}))
+    found = assess_network.tls(https(host, {} if configured else {named_by: str(path)}))
     (verdict,) = found.verdicts
 
     assert ("fail", "wrong-authorities", True) == (

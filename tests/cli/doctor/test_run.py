@@ -18,16 +18,21 @@ import pytest
 from support.foreign import HOSTILE
 from support.waiting import PATIENCE
 
+from cms.cli import daemonless
 from cms.cli.client import NoDaemon
 from cms.cli.doctor import access, checks, examination, probe_machine, probe_mail, probe_network
-from cms.cli.doctor.assess import Asked, Https, MailTest, Names, Reached
+from cms.cli.doctor.assess import Asked, MailTest
+from cms.cli.doctor.assess_network import Https, Names, Reached
 from cms.cli.doctor.checks import Check, usable
 from cms.cli.doctor.examination import Examination, Limits
 from cms.cli.doctor.findings import Finding, passed
 from cms.cli.doctor.run import bundle, examine, examine_and_report, write_bundle
+from cms.cli.failure import Failure
 from cms.config.model import Config, ConfigError, SocketSpec
-from cms.core.accounts import Account, Grant, Proxy, Source
+from cms.core.accounts import Account, Fleet, Grant, Proxy, Source
 from cms.daemon.serving import socketmap
+from cms.grants.messages import FleetReport, FleetWork, SharedSignIn
+from cms_oauth.providers import MICROSOFT, OWN, PROVIDERS, Server
 
 MAIL = ("https://outlook.office.com/SMTP.Send",)
 GRANT = Grant("https://login.example.test/common", "client", "ann.lee@example.test", (MAIL,))
@@ -65,7 +70,7 @@ def examining(home: Path, found: Config | ConfigError | None = None, **more: Any
         assert found is not None
         return found
 
-    limits = Limits(step=1.0, mail=1.0, check=30.0)
+    limits = Limits(step=30.0, mail=1.0, check=30.0)
     return Examination(str(path), load, **{"home": str(home), "environ": {}, "limits": limits, **more})
 
 
@@ -252,7 +257,7 @@ def daemon(home: Path, status: Mapping[str, Any]) -> Iterator[None]:
         thread.join(60)
 
 
-STATUS = {
+STATUS: dict[str, Any] = {
     "daemon": {"version": "0.0.1", "pid": 7, "uptime": 5, "config": "/c/cms.cfg", "warnings": []},
     "accounts": [
         {"user": "ann.lee@example.test", "state": "ok", "protocols": ["SMTP"], "key_from": "file /key"},
@@ -274,6 +279,17 @@ def test_the_daemon_is_asked_once_for_all(home: Path) -> None:
     assert 2 == len(replace_user(of).rows)
 
 
+def test_the_daemon_may_know_the_file_by_another_name(home: Path) -> None:
+    """It was started in another folder, or with a link to the file; another file is named."""
+    names = {"/c/../c/cms.cfg": ["old-daemon"], "/d/cms.cfg": ["old-daemon", "other-config"]}
+    for name, told in names.items():
+        with daemon(home, {**STATUS, "daemon": {**STATUS["daemon"], "config": name}}):
+            found = find("daemon", examining(home, config()))
+        (home / "run" / "cms" / "control.sock").unlink()
+        (home / "run" / "cms").rmdir()
+        assert told == [each.verdicts[0].name for each in found]
+
+
 def replace_user(of: Examination) -> Examination:
     """Return the same examination, for every account."""
     of.user = ""
@@ -289,6 +305,14 @@ def test_no_daemon(home: Path) -> None:
     assert ([], ["pass"]) == (find("sign-in", of), levels(find("key", of)))
     assert ["pass"] == levels(find("state folder", of))
     assert "cms run" in str(find("daemon", of)[0].verdicts[0].steps)
+
+
+def test_root_is_told_who_sees_the_folder_of_the_service(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root's own state folder says nothing of the service's."""
+    monkeypatch.setattr(checks, "service_of", {"/c/cms.cfg": pwd.getpwnam("nobody").pw_uid}.get)
+    (found,) = find("state folder", examining(home, config()))
+
+    assert ("skip", "it is the service's: `sudo -u nobody cms doctor` looks at it") == (found.level, found.message)
 
 
 def test_no_daemon_starts_with_a_configuration_that_does_not_load(home: Path) -> None:
@@ -514,12 +538,14 @@ def test_a_pattern_names_accounts(home: Path) -> None:
     assert BOXES[:10] == of.accounts
 
 
-def test_a_refusal_is_judged_by_the_clock_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_is_judged_by_the_clock_and_the_provider_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the skew that the account's own login host has shown; where it has shown none, nothing is said of it."""
-    skews = list[float | None]()
+    judged_by = list[tuple[float | None, str]]()
 
-    def run(protocol: str, place: str, user: str, _token: str, *, skew: float | None, **_: Any) -> MailTest:
-        skews.append(skew)
+    def run(
+        protocol: str, place: str, user: str, _token: str, *, skew: float | None, provider: str, **_: Any
+    ) -> MailTest:
+        judged_by.append((skew, provider))
         return MailTest(protocol, user, place)
 
     def https(door: probe_network.Door, *_: object) -> Https:
@@ -528,14 +554,16 @@ def test_a_refusal_is_judged_by_the_clock_too(home: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(probe_mail, "run", run)
     monkeypatch.setattr(probe_network, "reached", lambda host, port, _seconds: Reached(host, port))
     monkeypatch.setattr(probe_network, "https", https)
-    other = replace(ACCOUNT, user="b@x.test", grant=replace(GRANT, authority="https://other.example.test:1/t"))
+    other = replace(
+        ACCOUNT, user="b@x.test", grant=replace(GRANT, authority="https://other.example.test:1/t", provider=OWN)
+    )
     for account in (ACCOUNT, other):
         with tokens(home / "cms.sock", json.dumps({"token": "opaque"}).encode()):
             mine = config(spec(home / "cms.sock", accounts=(account,)), accounts=(account,))
             find("SMTP", examining(home, mine, limits=Limits(step=60.0)))
         (home / "cms.sock").unlink()
 
-    assert [700.0, None] == skews
+    assert [(700.0, MICROSOFT), (None, OWN)] == judged_by
 
 
 def test_an_invalid_host(home: Path) -> None:
@@ -562,6 +590,25 @@ def test_names_of_login_and_mail_hosts(home: Path) -> None:
     assert ["pass"] == levels(found)
 
 
+@pytest.mark.parametrize(
+    ("proxy", "asked"),
+    [("http://192.0.2.1:1", False), ("socks5h://192.0.2.1:1", False), ("socks5://192.0.2.1:1", True)],
+)
+def test_a_name_that_a_proxy_looks_up(home: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, asked: bool) -> None:
+    """A company's machine often cannot, and need not: nothing is wrong with it."""
+    looked_up = list[str]()
+
+    def names(host: str) -> Names:
+        looked_up.append(host)
+        return Names(host, ("192.0.2.1",))
+
+    monkeypatch.setattr(probe_network, "names", names)
+    find("dns", examining(home, config(proxy=Proxy(proxy, ()))))
+
+    assert asked is ("login.example.test" in looked_up)
+    assert "127.0.0.1" in looked_up
+
+
 def test_a_login_host_that_is_not_there(home: Path) -> None:
     """No clock to compare with, no TLS, and the proxy of the configuration is named where there is one."""
     local = replace(ACCOUNT, grant=replace(GRANT, authority="https://127.0.0.1:1/t"))
@@ -575,6 +622,16 @@ def test_a_login_host_that_is_not_there(home: Path) -> None:
     assert "http://127.0.0.1:2, to 127.0.0.1:1: Connection refused" == find("proxy", proxied)[0].message
     assert "none on the way" in find("proxy", beside)[0].message
     assert ["skip"] == levels(find("proxy", unseen))
+
+
+def test_the_hosts_of_another_provider(home: Path) -> None:
+    """Where a person signs in, and where cms gets tokens: at Google these are two hosts, and a firewall may know only one."""
+    google = replace(
+        GRANT, authority="https://accounts.google.com", provider="google", server=PROVIDERS["google"].server
+    )
+    found = examining(home, config(accounts=(ACCOUNT, replace(ACCOUNT, grant=google)))).doors
+
+    assert ["accounts.google.com", "oauth2.googleapis.com"] == [each.host for each in found][1:]
 
 
 def test_the_variables_of_this_process_are_looked_at(home: Path) -> None:
@@ -806,3 +863,78 @@ def test_a_tenant_is_an_organisations_name(home: Path) -> None:
 
     assert said["findings"][0]["message"].startswith("name-")
     assert said["findings"][0]["message"].endswith(" of example.test")
+
+
+def test_the_issuer_of_an_own_server_is_private(home: Path) -> None:
+    """Its host and its realm are; those of a provider that everybody knows are not."""
+    own = replace(GRANT, authority="https://sso.corp.invalid/realms/sales", provider="oauth2", server=Server())
+    google = replace(
+        GRANT, authority="https://accounts.google.com", provider="google", server=PROVIDERS["google"].server
+    )
+    found = config(accounts=(replace(ACCOUNT, grant=own), replace(ACCOUNT, grant=google)))
+    said = bundle(examining(home, found), [passed("x", "sso.corp.invalid/realms/sales and accounts.google.com")])
+
+    assert "corp" not in said["findings"][0]["message"]
+    assert "sales" not in said["findings"][0]["message"]
+    assert "accounts.google.com" in said["findings"][0]["message"]
+
+
+# The fleet.
+
+FLEET = Fleet("dbname=cms", (Source("credential", ("tokens",)),))
+
+
+def fleet_found(home: Path, monkeypatch: pytest.MonkeyPatch, end: FleetReport | Failure, fleet: Fleet) -> Finding:
+    """Return the finding for a database that answers like this."""
+
+    def work(_config: Config, ask: Callable[[int], FleetWork]) -> FleetReport:
+        assert FleetWork(1, "status") == ask(1)
+        if isinstance(end, Failure):
+            raise end
+        return end
+
+    monkeypatch.setattr(daemonless, "fleet_work", work)
+    (found,) = find("fleet", examining(home, config(fleet=fleet)))
+    return found
+
+
+def test_a_host_without_a_fleet_asks_no_database(home: Path) -> None:
+    """Nothing is said of it."""
+    assert [] == find("fleet", examining(home, config()))
+
+
+@pytest.mark.parametrize(
+    ("end", "level", "said"),
+    [
+        (
+            FleetReport(1, 1, sign_ins=(SharedSignIn("k", "signed-in"),)),
+            "pass",
+            "1 sign-in in the database; this host ",
+        ),
+        (FleetReport(1, 2), "warn", "the tables have version 1, and this cms makes 2"),
+        (
+            FleetReport(1, 1, sign_ins=(SharedSignIn("k", "signed-in", unshared=True),)),
+            "warn",
+            "1 renewed, and not yet shared",
+        ),
+        (Failure("the database does not answer", "start it"), "fail", "the database cannot be used"),
+    ],
+)
+def test_the_fleets_database(
+    home: Path, monkeypatch: pytest.MonkeyPatch, end: FleetReport | Failure, level: str, said: str
+) -> None:
+    """It is asked; what is wrong there comes with the next step."""
+    found = fleet_found(home, monkeypatch, end, FLEET)
+
+    assert level == found.level
+    assert said in found.message
+    assert all(each.cause and each.steps for each in found.verdicts)
+
+
+def test_the_role_of_a_host_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it can sign in."""
+    roles = [FLEET, replace(FLEET, keys=(Source("credential", ("keys",)),))]
+    relay, redeemer = (fleet_found(home, monkeypatch, FleetReport(1, 1), each) for each in roles)
+
+    assert "0 sign-ins in the database; this host serves only" == relay.message
+    assert redeemer.message.endswith("this host signs in and fetches tokens")

@@ -13,10 +13,20 @@ import trustme
 from support.newcomers import GUID, USER, empty_home, wishes
 
 from cms.cli.init import first_config
-from cms.cli.init.first_config import Tenant, known_tenant, lacks_client, tenant_of, text_of, uses_default, write
+from cms.cli.init.first_config import (
+    Tenant,
+    hosted_by,
+    known_tenant,
+    lacks_client,
+    tenant_of,
+    text_of,
+    uses_default,
+    write,
+)
 from cms.config.load import load
 from cms.core.accounts import Source
 from cms.grants.messages import Explored
+from cms_oauth import documents
 from cms_oauth.microsoft import PERSONAL_TENANT
 
 
@@ -62,7 +72,7 @@ def test_a_domain_with_a_built_in_application(home: Path) -> None:
         (Explored(PERSONAL_TENANT, "", unknown=False, no_keyring=""), ("", True, "for personal accounts")),
         (
             Explored("", "", unknown=True, no_keyring=""),
-            ("", False, "Microsoft knows no organisation called example.test"),
+            ("", False, "For a mailbox elsewhere, docs/providers.md has the account"),
         ),
         (Explored("", "no network", unknown=False, no_keyring=""), ("", False, "could not be looked up (no network)")),
     ],
@@ -73,6 +83,24 @@ def test_what_the_provider_says(explored: Explored, expected: tuple[str, bool, s
 
     assert expected[:2] == (found.id, found.personal)
     assert expected[2] in found.said
+
+
+@pytest.mark.parametrize(
+    ("exchangers", "expected"),
+    [
+        (("aspmx.l.google.com", "alt1.aspmx.l.google.com"), "google"),
+        (("smtp.google.com",), "google"),
+        (("mx.example.test", "aspmx.l.google.com"), ""),
+        (("example-test.mail.protection.outlook.com",), ""),
+        ((), ""),
+        ("no answer", ""),
+    ],
+)
+def test_what_the_mail_exchangers_say(exchangers: tuple[str, ...] | str, expected: str) -> None:
+    """The host that is preferred says whose mailboxes they are; an unknown one, such as a filter's, says nothing."""
+    found = hosted_by("example.test", exchangers)
+
+    assert expected == (found.provider.name if found and found.provider else "")
 
 
 # --- the file ---
@@ -93,6 +121,15 @@ def test_what_is_written_loads(home: Path, tenant: Tenant, no_keyring: str) -> N
     assert (tenant.id or "c") in config.accounts[0].grant.authority
 
 
+def test_the_pages_that_it_names_are_those_of_the_installation(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads the file can open them."""
+    monkeypatch.setattr(documents, "_FOLDER", str(home))
+    path = home / "my.cfg"
+    write(path, text_of(wishes(home), Tenant(), ""))
+
+    assert f"# {home}/configuration.md has all directives" in path.read_text()
+
+
 @pytest.mark.parametrize(
     ("user", "client_id", "expected"),
     [("ann@fastmail.com", "", ("fastmail", "dynamic")), ("ann@yandex.com", "x", ("yandex", "x"))],
@@ -109,7 +146,7 @@ def test_another_provider(home: Path, user: str, client_id: str, expected: tuple
     assert "" == lacks_client(asked, tenant)
     assert expected == (account.grant.provider, account.grant.client_id)
     assert ("cms init --client-id" in lacks_client(replace(asked, client_id=""), tenant)) == bool(client_id)
-    assert not uses_default(asked)
+    assert not uses_default(asked, tenant.provider)
     assert known_tenant(replace(asked, authority="https://login.test")) is None, "that is one of Microsoft's"
 
 

@@ -45,6 +45,14 @@ def test_a_fragment_is_ready(tool: Tool) -> None:
     assert "ann+x@example.test" in text or "ann%2Bx%40example.test" in text
 
 
+@pytest.mark.parametrize("name", ["exim", "Postfix"])
+def test_a_relay_that_exists_keeps_its_configuration(name: str) -> None:
+    """Before the command that replaces it, the page for relays is named, which adds to it."""
+    before, _, _ = fragment(of(name), SETTING).partition("cp ")
+
+    assert f"If {name} takes mail from other machines already, keep its configuration: docs/relays.md." in before
+
+
 def of(name: str) -> Tool:
     (tool,) = [each for each in TOOLS if each.name == name]
     return tool

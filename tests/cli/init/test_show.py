@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 
@@ -69,6 +70,21 @@ def test_another_account(home: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "The accounts are" not in second.err
 
 
+@pytest.mark.parametrize("name", ["msmtp", "mbsync"])
+def test_an_account_of_another_provider(home: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """The settings name its hosts, and its provider where the example names Microsoft's."""
+    (home / "config" / "cms" / "cms.cfg").write_text(
+        'mine = OAuth2_Account("a@example.test", provider="fastmail")\n'
+        f'CredentialServer("{home}/cms.sock", accounts=[mine], protocols=["SMTP", "IMAP"])\n'
+    )
+    assert 0 == main.main(["show", name])
+    shown = capsys.readouterr().out
+
+    assert re.search("(?i)host (smtp|imap).fastmail.com\n", shown)
+    assert "Fastmail" in shown
+    assert "Microsoft" not in shown
+
+
 def test_a_mail_server_with_a_port(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each program's settings have the host and the port where it puts them."""
     own = 'smtp_host="mail.example.test:2525", imap_host="box.example.test:9993"'
@@ -82,6 +98,24 @@ def test_a_mail_server_with_a_port(home: Path, capsys: pytest.CaptureFixture[str
     assert "port 2525\n" in shown
     assert "imaps://box.example.test:9993/" in shown
     assert "team%40example.test@mail.example.test:2525/" in shown
+
+
+def test_certificate_authorities(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The programs trust whom the tests of cms trust; a file that is not there, or hard to write, stays the person's."""
+    (home / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (home / "my ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    shown = []
+    for name in ("ca.pem", "my ca.pem", "absent.pem"):
+        monkeypatch.setenv("SSL_CERT_FILE", str(home / name))
+        assert 0 == main.main(["show", "msmtp", "mutt", "mbsync"])
+        shown.append(capsys.readouterr().out)
+
+    assert f"tls_trust_file {home}/ca.pem\n" in shown[0]
+    assert f'set ssl_ca_certificates_file = "{home}/ca.pem"\n' in shown[0]
+    assert f"CertificateFile {home}/ca.pem\n" in shown[0]
+    assert [3, 3] == [each.count(mail_programs.DEBIANS_AUTHORITIES) for each in shown[1:]]
 
 
 def test_a_mail_server_that_is_not_known(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -288,13 +288,14 @@ def test_the_commands_name_files_that_are_there(machine: Path) -> None:
 def test_where_the_units_command_comes_from(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A link to this cms, or a new installation where the service could not see it; nothing if there is one."""
     place, usual = f"{machine}/local/bin/", Path(systemd_units.USUAL_COMMAND)
+    programs = "{0}/cms/bin/cms {0}/cms/bin/cms-oauth {0}/cms/bin/git-credential-cms"
     monkeypatch.setattr(sys, "executable", "/srv/cms/bin/python")
     monkeypatch.setattr(sys, "prefix", "/srv/cms")
-    assert [f"ln -sf /srv/cms/bin/cms /srv/cms/bin/cms-oauth {place}"] == systemd_units.in_place()
+    assert [f"ln -sf {programs.format('/srv')} {place}"] == systemd_units.in_place()
 
     monkeypatch.setattr(systemd_units, "_HIDDEN", ("/hidden",))
     monkeypatch.setattr(sys, "prefix", "/hidden/cms")
-    link = f"ln -sf /opt/cms/bin/cms /opt/cms/bin/cms-oauth {place}"
+    link = f"ln -sf {programs.format('/opt')} {place}"
     assert ["python3 -m venv /opt/cms", "/opt/cms/bin/pip install .", link] == systemd_units.in_place()
     assert "/hidden" == systemd_units.hidden()
 

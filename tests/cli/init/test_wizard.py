@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -48,13 +48,22 @@ def no_daemon() -> Remote:
     raise NoDaemon("no daemon is running", "")
 
 
-def around(explored: Explored = QUIET, connect: Callable[[], Remote] = no_daemon) -> Around:
-    return Around(lambda _url, _ca: explored, load, connect)
+def around(
+    explored: Explored = QUIET,
+    connect: Callable[[], Remote] = no_daemon,
+    exchangers: tuple[str, ...] | str = (),
+) -> Around:
+    return Around(lambda _domain: exchangers, lambda _url, _ca: explored, load, connect)
 
 
 def test_whom_it_asks(home: Path) -> None:
-    """The login host of the global cloud or of another; no host if nothing has to be found out."""
+    """DNS and the global cloud's login host, or the login host that is named; nobody if nothing has to be found out."""
     asked: list[tuple[str, str]] = []
+    looked_up: list[str] = []
+
+    def exchangers(domain: str) -> tuple[str, ...]:
+        looked_up.append(domain)
+        return ("example-test.mail.protection.outlook.com",)
 
     def explore(url: str, ca: str) -> Explored:
         asked.append((url, ca))
@@ -64,11 +73,28 @@ def test_whom_it_asks(home: Path) -> None:
     ca.write_text("-----BEGIN CERTIFICATE-----")
     for more in ({}, {"authority": "https://localhost:1", "ca": str(ca)}, {"offline": True}):
         mine = wishes(home, **more)
-        assert 0 == begin(mine, Person(there=False), Around(explore, load, no_daemon))
+        assert 0 == begin(mine, Person(there=False), Around(exchangers, explore, load, no_daemon))
         Path(mine.config).unlink()
 
     login = CLOUDS["global"].login
     assert [(f"{login}/example.test", ""), ("https://localhost:1/example.test", str(ca)), ("", "")] == asked
+    assert ["example.test"] == looked_up
+
+
+@pytest.mark.parametrize(("offline", "expected"), [(True, "looking for a keyring"), (False, "looking up example.test")])
+def test_what_it_does_meanwhile(home: Path, monkeypatch: pytest.MonkeyPatch, expected: str, *, offline: bool) -> None:
+    """Who has said --offline is not told that something is looked up."""
+    told = list[str]()
+
+    @contextmanager
+    def working(what: str) -> Iterator[None]:
+        told.append(what)
+        yield
+
+    monkeypatch.setattr("cms.cli.init.wizard.working", working)
+
+    assert 0 == begin(wishes(home, offline=offline), Person(there=False), around())
+    assert [expected] == told
 
 
 @pytest.mark.parametrize("cloud", ["gcc-high", "dod", "china"])
@@ -86,6 +112,16 @@ def test_a_national_cloud_needs_the_users_own_application(home: Path, cloud: str
     assert 0 == begin(wishes(home, client_id=GUID, sign_in=False), person, around(found))
     account = load(str(path)).accounts[0]
     assert (CLOUDS[cloud].imap_host, GUID) == (account.imap_host, account.grant.client_id)
+
+
+@pytest.mark.parametrize(("uid", "there"), [(0, True), (0, False), (1000, False)])
+def test_root_is_told_of_the_service(home: Path, monkeypatch: pytest.MonkeyPatch, uid: int, *, there: bool) -> None:
+    """Who is root may have meant the whole machine's, in a script too."""
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    person = Person(there=there)
+
+    assert 0 == begin(wishes(home, sign_in=False), person, around())
+    assert (uid == 0) == ("A service for the whole machine: `cms init --system`." in person.said)
 
 
 def test_an_address_of_googles(home: Path) -> None:
@@ -106,7 +142,7 @@ def test_an_address_of_googles(home: Path) -> None:
     assert not path.exists()
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    (path.parent / "google-client.json").write_text('{"installed": {"client_id": "123.apps"}}')
+    (path.parent / "google-client.json").write_text('{"installed": {"client_id": "123.apps", "client_secret": "x"}}')
     assert 0 == begin(mine, person, looking)
     (account,) = load(str(path)).accounts
     assert ("google", "123.apps", "imap.gmail.com") == (
@@ -115,6 +151,33 @@ def test_an_address_of_googles(home: Path) -> None:
         account.imap_host,
     )
     assert {""} == {*asked}
+
+
+def test_a_domain_whose_mail_another_provider_receives(home: Path) -> None:
+    """Entra is not asked; the account is the provider's, and what to do if the mailbox is Microsoft's is said."""
+    person, asked = Person(), list[str]()
+    hosts = ("in1-smtp.messagingengine.com", "in2-smtp.messagingengine.com")
+
+    def explore(url: str, _ca: str) -> Explored:
+        asked.append(url)
+        return QUIET
+
+    assert 0 == begin(wishes(home, sign_in=False), person, replace(around(exchangers=hosts), explore=explore))
+    (account,) = load(wishes(home).config).accounts
+    assert ("fastmail", [""]) == (account.grant.provider, asked)
+    assert "Fastmail receives the mail of example.test (in1-smtp.messagingengine.com)." in person.said
+    assert "`cms init --tenant=example.test`" in person.said
+    assert "Which application signs in?" not in person.said
+
+
+def test_a_domain_that_dns_does_not_tell_of(home: Path) -> None:
+    """Where DNS gives no answer, one line says so, and Entra is asked."""
+    person = Person()
+    mine = wishes(home, sign_in=False)
+
+    assert 0 == begin(mine, person, around(Explored(GUID, "", unknown=False, no_keyring=""), exchangers="no luck"))
+    assert "The mail servers of example.test were not looked up (no luck): only Microsoft is asked." in person.said
+    assert f'tenant="{GUID}"' in Path(mine.config).read_text()
 
 
 def test_the_systems_is_readable_and_names_who_may_ask(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +197,7 @@ def test_the_systems_is_readable_and_names_who_may_ask(home: Path, monkeypatch: 
     assert f"sudo -u cms cms login {USER} --paste" in person.said
     assert load(mine.config).sockets[0].users
     assert str(mail_programs.data("systemd/system/cms.service")) in person.said
-    assert f"cms-oauth {home}/local/" in person.said
+    assert f"git-credential-cms {home}/local/" in person.said
 
 
 @pytest.mark.parametrize("agreed", [True, False])
@@ -446,7 +509,7 @@ def test_a_daemon_that_cannot_start_is_said(home: Path) -> None:
         Path(path).write_text("nonsense(")
         return found
 
-    assert 1 == begin(bad, person, Around(lambda _url, _ca: QUIET, broken, no_daemon))
+    assert 1 == begin(bad, person, replace(around(), load=broken))
     assert "cms could not be started for the sign-in: `cms run` says why." in person.said
 
 
@@ -460,7 +523,7 @@ def test_giving_up_says_how_to_go_on(home: Path) -> None:
     def interrupt(_url: str, _ca: str) -> Explored:
         raise KeyboardInterrupt
 
-    assert 130 == begin(wishes(home), early, Around(interrupt, load, no_daemon))
+    assert 130 == begin(wishes(home), early, replace(around(), explore=interrupt))
     assert 130 == begin(wishes(home, offline=True), late, around())
     assert ["\nStopped here; nothing was written."] == early.heard
     assert "Stopped here. What has been done so far stays." in late.said
@@ -474,6 +537,9 @@ def test_the_address_is_asked_for_until_it_is_one(home: Path) -> None:
 
     assert os.EX_USAGE == begin(nameless, gone, around())
     assert "cms: ann is not a mail address\ncms: no mail address\n`cms init --user=ADDRESS`" == gone.said
+    system = Person(addresses=[])
+    assert os.EX_USAGE == begin(replace(nameless, config=paths.system_config_file()), system, around())
+    assert system.said.endswith("`cms init --system --user=ADDRESS`")
     assert 130 == begin(nameless, early, around())
     assert ["\nStopped here; nothing was written."] == early.heard
     assert not Path(nameless.config).exists()
@@ -491,11 +557,37 @@ def test_what_is_there_is_told_before_anything_is_asked(home: Path) -> None:
     assert 1 == begin(Wishes(str(mine)), person, around())
     assert 1 == begin(Wishes(os.devnull), person, around())
     assert (
-        f"my.cfg already exists and was not changed. It lacks the account {USER}\nedit it, then `cms check"
-        in person.said
+        f"my.cfg already exists and was not changed. It lacks the account {USER}\nwrite this line above" in person.said
     )
     assert "my.cfg already exists and was not changed, and cannot be loaded: " in person.said
     assert "/dev/null is a device: name a regular file" in person.said
+
+
+def test_a_second_account(home: Path) -> None:
+    """For an address that the configuration lacks init prints the account's line, or what the person needs before it."""
+    path, client = home / "my.cfg", home / "google-client.json"
+    path.write_text(GOOD.format(folder=home))
+
+    def said(user: str) -> str:
+        person = Person()
+        assert 1 == begin(Wishes(str(path), user), person, around())
+        return person.said
+
+    again = f"`cms init -c {path} --user=ann@gmail.com`"
+    assert f"save it as {client} (`chmod 600`), then {again}" in said("ann@gmail.com")
+    client.write_text('{"installed": {"client_id": "1-a.apps.googleusercontent.com", "client_secret": "s"}}')
+    client.chmod(0o600)
+    told = said("ann@gmail.com")
+    line = '    account2 = GMail_Account("ann@gmail.com", client=File("google-client.json"))\n'
+    assert (line in told, told.endswith(again)) == (True, True)
+    assert f'    account2 = Office365_Account(user="{USER}")\n' in said(USER)
+    assert "b@ is not a mail address" in said("b@")
+
+    written = path.read_text().replace("CredentialServer", f"{line.strip()}\nCredentialServer")
+    path.write_text(written.replace("accounts=[account]", "accounts=[account, account2]"))
+    assert ["a@example.test", "ann@gmail.com"] == [each.user for each in load(str(path)).accounts]
+    path.write_text(f"account3 = None\n{path.read_text()}")
+    assert "    account4 = " in said(USER)
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -71,7 +71,7 @@ ERRORS = (
     *("unauthorized_client", "invalid_scope", "invalid_request", "unsupported_grant_type", "invalid_resource"),
     *("authorization_pending", "slow_down", "authorization_declined", "expired_token", "bad_verification_code"),
     *("access_denied", "server_error", "login_required"),
-    *("invalid_target", "admin_policy_enforced", "policy_enforced", "org_internal", "deleted_client"),
+    "invalid_target",
 )
 SUBERRORS = (
     *("basic_action", "additional_action", "message_only", "consent_required", "user_password_expired", "bad_token"),

@@ -9,7 +9,7 @@ from support.dialogues import all_dialogues
 
 from cms_oauth.diagnosis import mail
 from cms_oauth.diagnosis.lookup import diagnose
-from cms_oauth.diagnosis.verdicts import MOVERS, Evidence, Verdict
+from cms_oauth.diagnosis.verdicts import MOVERS, Claims, Evidence, Verdict
 
 CAUSES = list(dict.fromkeys(cause for row in mail.ROWS for cause in row.causes))
 
@@ -20,6 +20,12 @@ MORE = (
         "535 5.7.139 Authentication unsuccessful. Visit https://aka.ms/smtp_auth_disabled",
         "smtp-auth-off",
         "[C]",
+    ),
+    (
+        "smtp",
+        "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled",
+        "smtp-auth-off",
+        "cut short by a person",
     ),
     ("smtp", "501 5.5.4 Invalid argument", "malformed-login", "Exchange Online, SMTP"),
     ("smtp", "530 5.7.1 Client was not authenticated", "not-logged-in", "Exchange"),
@@ -44,7 +50,9 @@ MORE = (
         "send-as-denied",
         "Exchange Online, SMTP",
     ),
-    ("smtp", "534 5.7.9 Application-specific password required", "unknown", "RFC 4954"),
+    ("smtp", "534 5.7.9 Authentication mechanism is too weak", "unknown", "RFC 4954"),
+    ("imap", "Temporary failure in name resolution", "no-such-host", "getaddrinfo(3)"),
+    ("imap", "SASL(-4): no mechanism available: No worthy mechs found", "no-plugin", "Cyrus SASL, sasl_errstring"),
     (
         "smtp",
         "451 4.7.0 Temporary server error. Please try again later. PRX6",
@@ -136,6 +144,41 @@ def test_a_name_or_an_address_is_no_code(reply: str, name: str) -> None:
     assert name == diagnose("smtp", reply)[0].name
 
 
+# Every reply that a test has, in any server's words.
+SAID = sorted(
+    {(each.protocol, line.removeprefix("S: ").removeprefix("TAG ")) for each in all_dialogues() for line in each.lines}
+    | {(protocol, reply) for protocol, reply, *_ in MORE}
+)
+GREETINGS = {"smtp": "220 mail.corp.example ESMTP", "imap": "* OK ready", "pop": "+OK ready"}
+OF_MICROSOFT = re.compile(r"microsoft|exchange|outlook|Defender|Entra|(?-i:`[A-Z][a-z]+-[A-Z])", re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    ("provider", "host"),
+    [
+        ("oauth2", "mail.corp.example"),
+        ("google", "mail.corp.example"),
+        ("google", "imap.gmail.com"),
+        ("yandex", "imap.yandex.com"),
+        ("", "imap.yandex.com"),
+    ],
+)
+@pytest.mark.parametrize("greets", [True, False])
+def test_what_is_microsofts_is_said_of_no_other_server(provider: str, host: str, *, greets: bool) -> None:
+    """Whatever another provider's account is told there, no advice of it is about Microsoft's names, pages or commands."""
+    own = Claims(audience="mail", scopes=("openid", "mail"), user="x@corp.example", issuer="https://sso.corp.example")
+    for protocol, reply in SAID:
+        known = Evidence(
+            *("user@corp.example", host),
+            provider=provider,
+            claims=own,
+            greeting=GREETINGS[protocol] if greets else "",
+            now=1.8e9,
+        )
+        for each in () if OF_MICROSOFT.search(reply) else diagnose(protocol, reply, known):
+            assert not OF_MICROSOFT.search(" ".join((each.cause, *each.steps, each.link))), (reply, each)
+
+
 def test_every_row_is_reached() -> None:
     """By a recorded dialogue or by one of these: a row that is always too late goes."""
     said = [(each.protocol, line) for each in all_dialogues() for line in each.lines]
@@ -205,11 +248,19 @@ def test_who_renews_microsofts_certificates() -> None:
     )
 
 
-def test_the_certificates_command_can_be_given_as_it_stands() -> None:
-    """With ports, and with STARTTLS where the port begins in clear."""
-    said = " ".join(
-        diagnose("smtp", "certificate verify failed: CERTIFICATE_VERIFY_FAILED", Evidence(host="m.test"))[0].steps
-    )
+@pytest.mark.parametrize(
+    ("protocol", "known", "command"),
+    [
+        ("smtp", Evidence(), "-connect HOST:587 -starttls smtp"),
+        ("smtp", Evidence(host="m.test", port=2525, starttls=True), "-connect m.test:2525 -starttls smtp"),
+        ("smtp", Evidence(host="m.test", port=465), "-connect m.test:465"),
+        ("imap", Evidence(host="m.test"), "-connect m.test:993"),
+        ("pop", Evidence(host="m.test", port=110, starttls=True), "-connect m.test:110 -starttls pop3"),
+        ("imap", Evidence(host="::1", port=10143), "-connect '[::1]:10143'"),
+    ],
+)
+def test_the_certificates_command_can_be_given_as_it_stands(protocol: str, known: Evidence, command: str) -> None:
+    """With the port that was tried, and with STARTTLS where it begins in clear."""
+    said = diagnose(protocol, "certificate verify failed: CERTIFICATE_VERIFY_FAILED", known)[0].steps
 
-    assert "`openssl s_client -connect m.test:993 -showcerts`" in said
-    assert "`openssl s_client -connect m.test:587 -starttls smtp -showcerts`" in said
+    assert [f"to see it: `openssl s_client {command} -showcerts`"] == [each for each in said if "openssl" in each]

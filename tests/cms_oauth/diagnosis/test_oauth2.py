@@ -13,7 +13,14 @@ from cms_oauth.providers import PROVIDERS
 
 OWN = [
     row
-    for row in dict.fromkeys((*oauth2.ROWS.values(), *oauth2.APPLICATION_ROWS.values(), oauth2.APPLICATION_REFUSED))
+    for row in dict.fromkeys(
+        (
+            *oauth2.ROWS.values(),
+            *oauth2.APPLICATION_ROWS.values(),
+            oauth2.REGISTRATION_GONE,
+            oauth2.APPLICATION_REFUSED,
+        )
+    )
     if row not in (entra.THROTTLED, entra.FAILED, *entra.ERRORS.values())
 ]
 
@@ -45,10 +52,12 @@ def test_every_row_says_whose_move_it_is(row: RefusalRow) -> None:
         ("google", "org_internal", "", "application-of-others"),
         ("google", "deleted_client", "", "application-deleted"),
         ("google", "access_denied", "", "declined-or-testing"),
-        ("google", "unauthorized_client", "", "application-not-allowed"),
+        ("google", "unauthorized_client", "", "client-refused"),
         ("google", "rate_limit_exceeded", "", "throttled"),
         ("fastmail", "invalid_grant", "", "refused"),
         ("fastmail", "access_denied", "", "declined"),
+        ("fastmail", "invalid_client", "", "registration-gone"),
+        ("yandex", "invalid_client", "", "application-refused"),
         ("oauth2", "invalid_target", "", "resource-refused"),
         ("oauth2", "invalid_scope", "", "scope-refused"),
         ("oauth2", "invalid_request", "", "request-refused"),
@@ -70,7 +79,8 @@ def test_a_status_without_a_word() -> None:
     ("provider", "error", "name"),
     [
         ("google", "unauthorized_client", "no-delegation"),
-        ("google", "invalid_grant", "service-account-refused"),
+        ("google", "invalid_grant", "no-such-mailbox"),
+        ("google", "invalid_client", "service-account-refused"),
         ("google", "of_tomorrow", "service-account-refused"),
         ("google", "admin_policy_enforced", "client-blocked"),
         ("oauth2", "invalid_client", "application-refused"),

@@ -24,7 +24,7 @@ def test_the_further_steps_are_told() -> None:
 
 def test_an_application_is_not_told_to_sign_in() -> None:
     """cms tries it again by itself."""
-    (verdict,) = of_problem(problem("application", "invalid_grant"), "google")
+    (verdict,) = of_problem(problem("application", "invalid_client"), "google")
 
     assert "service_account of the account" in verdict.steps[0]
     assert "cms login" not in "".join(verdict.steps)

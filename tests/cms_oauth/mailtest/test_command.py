@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import trustme
 from support.dialogues import FILE, GOOD, USER, Dialogue, Player, all_dialogues, jwt
+from support.ports import closed_port
 from support.scripted import PATIENCE, Daemon, MailServer
 
 from cms_oauth import fetch, main, wire
@@ -237,15 +238,14 @@ def test_where_cms_has_no_other_token_the_first_answer_counts(
 
 def test_without_a_connection_the_verdict_is_said_as_well(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """There is no dialogue to show above it."""
-    with MailServer(lambda talk: None) as server:
-        pass
-    with Daemon(tmp_path / "cms.sock", wire.render("xoauth2", USER, jwt(GOOD))) as daemon:
-        status = main.run([f"--cms_sock={daemon.path}", f"--test-imap=localhost:{server.port}"])
+    granted = wire.render("xoauth2", USER, jwt(GOOD))
+    with Daemon(tmp_path / "cms.sock", granted) as daemon, closed_port() as port:
+        status = main.run([f"--cms_sock={daemon.path}", f"--test-imap=localhost:{port}"])
     out, err = capfd.readouterr()
 
     assert (75, "") == (status, out)
     assert err.startswith("what it means: No connection to the server")
-    assert f"cms-oauth: no connection with localhost:{server.port}: Connection refused" in err.splitlines()[-1]
+    assert f"cms-oauth: no connection with localhost:{port}: Connection refused" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

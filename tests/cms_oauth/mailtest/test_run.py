@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 import trustme
+from support.ports import closed_port
 from support.scripted import MailServer, Talk
 
 from cms_oauth import sasl
-from cms_oauth.dial import Failed
 from cms_oauth.mailtest import dialogue
 from cms_oauth.mailtest import run as mailtest
+from cms_oauth.mailtest.run import Report
 
 USER = "user@domain.com"
 TOKEN = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9." + "Zm9vYmFy" * 40 + ".c2lnbmF0dXJl-_~+/"
@@ -37,8 +38,9 @@ Script = Callable[[Talk], None]
 class Outcome:
     """One test: what came of it, the dialogue that was shown, and what the server heard."""
 
-    def __init__(self, failed: Failed | None, shown: str, heard: list[str], place: str) -> None:
-        self.failed = failed
+    def __init__(self, report: Report, shown: str, heard: list[str], place: str) -> None:
+        self.failed = report.failed
+        self.steps = report.verdicts[0].steps if report.verdicts else ()
         self.shown = shown
         self.heard = heard
         self.place = place
@@ -92,7 +94,7 @@ def tester(tls: ssl.SSLContext, capfd: pytest.CaptureFixture[str], monkeypatch: 
 
         assert "" == out
         assert_masked(err + (failed.message + failed.hint if failed else ""))
-        return Outcome(failed, err, server.heard, f"{host}:{server.port}")
+        return Outcome(report, err, server.heard, f"{host}:{server.port}")
 
     return run
 
@@ -670,6 +672,8 @@ def test_a_certificate_of_an_unknown_authority_is_refused(
 
     assert "unavailable" == outcome.code()
     assert f"the certificate of {outcome.place} is not trusted" in outcome.message()
+    starttls = " -starttls smtp" if test == "smtp" else ""
+    assert f"to see it: `openssl s_client -connect {outcome.place}{starttls} -showcerts`" in outcome.steps
     assert "SSL_CERT_FILE" in outcome.hint()
     assert not any("AUTH" in line for line in outcome.heard)
 
@@ -741,22 +745,20 @@ def test_the_clock_is_judged_by_exchanges_greeting(
 @pytest.mark.parametrize("personal", [None, True, False])
 def test_who_knows_that_an_account_is_personal_says_so(*, personal: bool | None) -> None:
     """The caller's word is among what the reply is judged by."""
-    with MailServer(lambda talk: None) as server:
-        pass
-    report = mailtest.run("imap", f"127.0.0.1:{server.port}", USER, TOKEN, personal=personal)
+    with closed_port() as port:
+        report = mailtest.run("imap", f"127.0.0.1:{port}", USER, TOKEN, personal=personal)
 
     assert personal is report.evidence.personal
 
 
 def test_a_host_that_cannot_be_reached_or_resolved(capfd: pytest.CaptureFixture[str]) -> None:
     """A closed port; a name that no server has (RFC 6761)."""
-    with MailServer(lambda talk: None) as server:
-        pass
-    closed = mailtest.run("smtp", f"127.0.0.1:{server.port}", USER, TOKEN).failed
+    with closed_port() as port:
+        closed = mailtest.run("smtp", f"127.0.0.1:{port}", USER, TOKEN).failed
     unknown = mailtest.run("imap", "cms.invalid", USER, TOKEN, 20).failed
 
     assert closed
-    assert f"no connection with 127.0.0.1:{server.port}: Connection refused" == closed.message
+    assert f"no connection with 127.0.0.1:{port}: Connection refused" == closed.message
     assert unknown
     assert "cannot be resolved" in unknown.message or "not done" in unknown.message
     assert "" == capfd.readouterr().out

@@ -60,6 +60,9 @@ class FakeCommands(Commands):
         self.told.append(("login", user, method))
         return self.refusal or self.flow
 
+    async def named_in(self, place: Place) -> str:
+        return "b@x.test" if place.path == "/of-b" else ""
+
     async def bring_in(self, user: str, place: Place) -> Outcome | Result:
         self.told.append(("import", user, place.path, place.source, place.entry, place.password))
         if place.path == "/sealed" and not place.password:
@@ -306,6 +309,17 @@ async def test_a_login_shows_its_prompt_and_its_end(tmp_path: Path) -> None:
     )
     assert SECRET not in json.dumps(done)
     assert [("login", "a@example.test", "paste")] == control.commands.told
+
+
+@in_trio
+async def test_an_import_goes_to_the_account_that_the_file_names(tmp_path: Path) -> None:
+    """Which is said; where the person names one, that counts."""
+    async with serving(tmp_path) as control:
+        done = [await control.ask({"command": "import", "path": "/of-b", **user}) for user in ({}, {"user": "a"})]
+
+    assert ["b@x.test", "a"] == [told[1] for told in control.commands.told]
+    messages = [each["message"] for each in done if each]
+    assert f"the file is b@x.test's: {messages[1]}" == messages[0]
 
 
 @in_trio

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +14,10 @@ from support.trio_run import FakeClock, in_trio
 
 from cms.config.load import load
 from cms.config.model import Config
-from cms.core.accounts import Account, Grant, StoredSignIn
-from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Token, Transient, Trouble
+from cms.core.accounts import Account, Fleet, Grant, Source, StoredSignIn
+from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.daemon.control.answers import Result
-from cms.daemon.control.vault_commands import SignedOut, VaultCommands, described, expiry_of, signed_out
+from cms.daemon.control.vault_commands import KEPT_SECONDS, VaultCommands, described
 from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker
 from cms.grants.messages import (
@@ -223,6 +225,18 @@ async def test_a_state_folder_that_cannot_be_read_ends_nothing(tmp_path: Path, m
 
 
 @in_trio
+async def test_what_a_fleet_shares_is_never_pruned(tmp_path: Path) -> None:
+    """It may be for the accounts of another host. What ends one is named."""
+    config = replace(configured(), fleet=Fleet("dbname=cms", (Source("credential", ("tokens",)),)))
+    worker = FakeWorker()
+    registry = Registry(config, worker.acquire, FakeClock())
+    pruned = await VaultCommands(worker, registry, str(tmp_path)).prune({"yes": True}, Person().ask)
+
+    assert (True, "those of the fleet are left alone: `cms logout USER` ends one") == (pruned.ok, pruned.hint)
+    assert [] == worker.asked
+
+
+@in_trio
 async def test_nothing_to_prune(tmp_path: Path) -> None:
     """Then cms asks no question."""
     assert (True, "there is nothing to prune: every stored sign-in has an account") == said(
@@ -299,11 +313,12 @@ async def test_what_the_broker_keeps_is_named(tmp_path: Path) -> None:
     assert (True, f"exported: ann@x.test\ncannot be exported: bob@x.test: {kept}") == said(end)
 
 
+@pytest.mark.parametrize(("provider", "server"), [("fastmail", Server(rotates=True)), ("oauth2", Server())])
 @in_trio
-async def test_a_copy_that_would_end_the_sign_in_is_warned_about(tmp_path: Path) -> None:
-    """Where each refresh token is good once, two machines end each other's sign-in."""
+async def test_a_copy_that_would_end_the_sign_in_is_warned_about(tmp_path: Path, provider: str, server: Server) -> None:
+    """Where each refresh token is good once, two machines end each other's sign-in; an own server may be such a one."""
     found = account("ann@x.test")
-    strict = replace(found, grant=replace(found.grant, server=Server(rotates=True)))
+    strict = replace(found, grant=replace(found.grant, provider=provider, server=server))
     worker = FakeWorker({Export: [Exported("text", (found.grant.key,))]})
 
     end = await commands(tmp_path, worker, [strict]).export({}, Person([{"password": "correct horse"}]).ask)
@@ -365,6 +380,20 @@ async def test_an_import_is_made_and_told(tmp_path: Path) -> None:
     assert held.held is not None
     assert ("token", ("ann@x.test", "correct horse", True)) == (held.held.secret, worker.asked[-1])
     assert "told: ann@x.test: imported and verified" == person.heard[-1]
+
+
+@in_trio
+async def test_an_import_that_moves_a_sign_in(tmp_path: Path) -> None:
+    """Where a refresh token works once, the other machine has to stop using it, and to end nothing at the provider."""
+    worker, person = bringing(GOOD), Person([{"password": "correct horse"}])
+    ann = account("ann@x.test")
+    strict = replace(ann, grant=replace(ann.grant, provider="fastmail", server=Server(rotates=True)))
+    result = await commands(tmp_path, worker, [strict]).restore({"path": "/f"}, person.ask)
+
+    assert (True, "imported: 1 of 1") == said(result)
+    assert "keeps working" not in result.hint
+    assert "run `cms logout` on the other machine now, without --revoke" in result.hint
+    assert "told: ann@x.test: imported and verified; it is used on one machine only" in person.heard
 
 
 @pytest.mark.parametrize(
@@ -442,7 +471,7 @@ def test_the_values_that_are_shown_make_the_account(tmp_path: Path, authority: s
     """A person who puts them into a configuration has the very sign-in of the export."""
     client = "11111111-2222-4333-8444-555555555555"
     wanted = Grant(authority, client, login)
-    shown = described(StoredSignIn(wanted.key, authority, client, login))
+    shown = described(StoredSignIn(wanted.key, authority, client, login, provider="microsoft"))
     arguments = ", ".join(
         f"{name}={value!r}" for name, value in (line.strip().split(": ") for line in shown.splitlines())
     )
@@ -463,9 +492,22 @@ def test_the_values_of_another_provider() -> None:
     assert ["    user: ann@gmail.com", "    provider: google", "    client_id: 123.apps"] == shown.splitlines()
 
 
+@pytest.mark.parametrize("provider", ["", "oauth2"])
+def test_the_values_of_a_server_of_ones_own(provider: str) -> None:
+    """It is no Microsoft's, also in what an earlier cms has written; an id that cms has got by itself is nobody's to type."""
+    own = StoredSignIn("key", "https://sso.x.test/realms/x", "mail", "ann@x.test", provider=provider)
+    registered = replace(own, client_id="dynamic")
+    lines = ["    user: ann@x.test", "    issuer, or token_endpoint: https://sso.x.test/realms/x"]
+
+    assert [*lines, "    client_id: mail"] == described(own).splitlines()
+    assert lines == described(registered).splitlines()
+
+
 def test_values_from_a_file_are_not_shown_as_code() -> None:
     """Each is plain text on its own line, whatever it contains."""
-    hostile = StoredSignIn("key", "https://login.test/x\x1b[2J", '")\nimport os\n(', "a\u202eb\x9b2J@x.test")
+    hostile = StoredSignIn(
+        "key", "https://login.test/x\x1b[2J", '")\nimport os\n(', "a\u202eb\x9b2J@x.test", provider="microsoft"
+    )
 
     assert [
         "    user: a?b?2J@x.test",
@@ -473,55 +515,6 @@ def test_values_from_a_file_are_not_shown_as_code() -> None:
         '    client_id: ") import os (',
         "    authority: https://login.test",
     ] == described(hostile).splitlines()
-
-
-# --- signed out ---
-
-
-def test_a_sign_out_says_what_still_works() -> None:
-    """Until when, and where it is ended: for a work account, a personal one, or one that may be either."""
-    work = Grant("https://login.microsoftonline.com/5a5a5a5a-0000-4000-8000-000000000001", "c", "a")
-    personal = Grant("https://login.microsoftonline.com/consumers", "c", "a")
-    held = Token("t", 0.0, 4000.0, 100.0)
-
-    hints = [signed_out(SignedOut((each,), "a", found=True), 1000.0).hint for each in (work, personal, grant("a"))]
-    until = signed_out(
-        SignedOut((work,), "a", found=True, expires=expiry_of([None, held], 1000.0, 5000.0)), 5000.0
-    ).hint
-
-    assert [(True, False), (False, True), (True, True)] == [
-        ("mysignins.microsoft.com" in each, "account.microsoft.com" in each) for each in hints
-    ]
-    assert "one issued in the last hour or so may still work" in hints[0]
-    assert "50 min from now" in until
-    assert 0.0 == expiry_of([], 0.0, 0.0)
-
-
-def test_a_sign_out_elsewhere() -> None:
-    """Another provider is named; Microsoft's pages are for Microsoft's accounts only."""
-    work = Grant("https://login.microsoftonline.com/5a5a5a5a-0000-4000-8000-000000000001", "c", "a")
-    google = Grant("https://accounts.google.com", "c", "a")
-    own = Grant("https://sso.example.test", "c", "a", provider="oauth2", server=Server())
-    alone, both, others = (
-        signed_out(SignedOut(each, "a", found=True), 1000.0).hint for each in ((google,), (work, google), (own, google))
-    )
-
-    assert "Microsoft" not in alone + others
-    assert all("  Google: the account's own security settings" in each for each in (alone, both, others))
-    assert "mysignins.microsoft.com" in both
-    assert "  a server of your own: " in others
-
-
-def test_a_logout_without_a_sign_in() -> None:
-    """cms deleted nothing and says nothing else about it."""
-    result = signed_out(SignedOut((), "ann@x.test", found=False), 0.0)
-    assert "not signed in, so there was nothing to delete" == signed_out(SignedOut((), "", found=False), 0.0).message
-
-    assert (True, "ann@x.test: not signed in, so there was nothing to delete", "") == (
-        result.ok,
-        result.message,
-        result.hint,
-    )
 
 
 # --- another key ---
@@ -589,3 +582,59 @@ async def test_the_status_names_the_new_key(tmp_path: Path) -> None:
     await VaultCommands(worker, registry, str(tmp_path)).rekey(Person().ask)
 
     assert ["key file /k", "keyring", "keyring"] == [each.sign_in.key_from for each in registry.keepers]
+
+
+# --- mailboxes that are opened when they are asked for ---
+
+
+def closed(folder: Path, *logins: str, age: float = 0.0) -> tuple[StoredSignIn, ...]:
+    """Store tokens of such mailboxes, which are not open, and return them as the worker tells of them."""
+    found = []
+    for login in logins:
+        key = EVERY.of(login).grant.key
+        file = folder / f"{key}.vault"
+        file.touch()
+        os.utime(file, (time.time() - age, time.time() - age))
+        found.append(StoredSignIn(key, AUTHORITY, "client", login))
+    return tuple(found)
+
+
+EVERY = replace(account("*@x.test", "app"), max_mailboxes=10)
+
+
+@in_trio
+async def test_tokens_of_closed_mailboxes_are_no_strays(tmp_path: Path) -> None:
+    """They have an account; old ones are deleted unasked, and a stray one is listed as ever."""
+    young, old = closed(tmp_path, "young@x.test"), closed(tmp_path, "old@x.test", age=KEPT_SECONDS + 60.0)
+    store(tmp_path)
+    others = (kept("bob@x.test"), replace(young[0], key="another application's"))
+    worker = FakeWorker({Survey: [Listed((*young, *old, *others))], Delete: [GOOD]})
+    found = commands(tmp_path, worker, [EVERY])
+
+    assert others == await found.look() == found.unlisted
+    assert [(old[0].key,)] == [each.keys for each in worker.asked if isinstance(each, Delete)]
+
+
+@in_trio
+async def test_an_open_mailbox_keeps_its_token(tmp_path: Path) -> None:
+    """However old it is: an outage may last."""
+    closed(tmp_path, "old@x.test", age=KEPT_SECONDS + 60.0)
+    worker = FakeWorker()
+    registry = Registry(configured(EVERY), worker.acquire, FakeClock())
+    registry.asked_for(EVERY.of("old@x.test").grant, 1000)
+
+    assert () == await VaultCommands(worker, registry, str(tmp_path)).look()
+    assert [] == worker.asked
+
+
+@in_trio
+@pytest.mark.parametrize(("end", "expected"), [(GOOD, None), (NO, Result(False, "it is damaged", "copy it again"))])
+async def test_all_of_them_are_deleted(tmp_path: Path, end: Outcome, expected: Result | None) -> None:
+    """With all sign-ins, and a person is not asked about each; a failure is told."""
+    there = closed(tmp_path, "a@x.test", "b@x.test")
+    worker = FakeWorker({Survey: [Listed(there)] * 2, Delete: [end]})
+    found = commands(tmp_path, worker, [EVERY])
+
+    assert () == await found.without_keeper()
+    assert expected == await found.forget_closed()
+    assert {each.key for each in there} == {*worker.asked[-1].keys}

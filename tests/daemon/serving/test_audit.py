@@ -71,6 +71,25 @@ def it(record: Path) -> Iterator[Recording]:
     made.audit.close()
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_no_record_goes_to_a_folder_that_others_can_write(it: Recording, record: Path, mode: int) -> None:
+    """Others may have made the folder since the configuration was read. The status says why, and counts what is lost."""
+    record.rename(record.with_suffix(".1"))
+    record.parent.chmod(mode)
+    it.audit.reopen()
+    it.record()
+    it.audit.flush()
+    told = it.audit.facts
+    record.parent.chmod(0o700)
+    it.audit.mend()
+    it.record()
+    it.audit.flush()
+
+    assert 1 == told.lost
+    assert f"the folder {record.parent} can be written by everyone" in told.trouble
+    assert ("", 1) == (it.audit.facts.trouble, record.read_text().count("\n"))
+
+
 def test_every_request_is_counted_by_its_outcome() -> None:
     """Also those of which there is no record, because there were too many; an outcome that never came has 0."""
     it = Recording()

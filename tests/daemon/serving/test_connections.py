@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import socket
@@ -226,6 +227,53 @@ async def test_users_take_turns(tmp_path: Path, kind: Kind, monkeypatch: pytest.
             await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
 
         assert [1, 2, 3, 1, 2, 1] == [each["uid"] for each in reversed(served.audit.as_data(0.0))]
+
+
+@in_trio
+async def test_strangers_wait_for_who_may_ask(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has come together with a flood is served before it, and who comes later after a few of it."""
+    strangers, at_once = 2 * connections.STRANGERS_AT_ONCE, connections.STRANGERS_AT_ONCE
+    connections_are_from(monkeypatch, *[STRANGER] * strangers, os.getuid())
+    async with serving(tmp_path, kind, CLOSED) as served:
+        record, late = served.audit.record, list[socket.socket]()
+
+        def come_later(peer: Peer, request: wire.TokenRequest, user: str, outcome: str) -> None:
+            record(peer, request, user, outcome)
+            if outcome == "denied" and not late:
+                late.append(plain_client(served.path, kind.request()))
+
+        monkeypatch.setattr(served.audit, "record", come_later)
+        clients = [plain_client(served.path, kind.request()) for _ in range(strangers + 1)]
+        for client in itertools.chain(clients, late):
+            await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
+
+        expected = ["granted", *["denied"] * at_once, "granted", *["denied"] * (strangers - at_once)]
+        assert expected == served.outcomes
+
+
+@in_trio
+async def test_a_queue_full_of_strangers_is_hung_up_on(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may ask waits behind them for no answers but a few: the others are counted, unread."""
+    strangers = 3 * connections.MAX_ROUND
+    connections_are_from(monkeypatch, *[STRANGER] * strangers, os.getuid())
+    async with serving(tmp_path, kind, CLOSED) as served:
+        record, answered = served.audit.record, list[str]()
+
+        def note(peer: Peer, request: wire.TokenRequest, user: str, outcome: str) -> None:
+            record(peer, request, user, outcome)
+            answered.append(outcome)
+
+        monkeypatch.setattr(served.audit, "record", note)
+        clients = [plain_client(served.path, kind.request()) for _ in range(strangers + 1)]
+        for client in clients:
+            await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
+
+        most = 4 * (connections.MAX_STRANGERS + connections.STRANGERS_AT_ONCE)
+        assert 1 == answered.count("granted")
+        assert connections.MAX_STRANGERS <= answered.count("denied") <= most
+        assert strangers == served.audit.outcomes["denied"]
 
 
 # --- eviction ---

@@ -49,7 +49,7 @@ async def test_a_keeper_is_asked_for_what_was_allowed() -> None:
     """The keeper of the account's Grant, for the scopes of the decision, with what the client asked for."""
     keeper, asked = keeping(), list[Grant]()
 
-    def keeper_of(grant: Grant) -> FakeKeeper:
+    def keeper_of(grant: Grant, _uid: int) -> FakeKeeper:
         asked.append(grant)
         return keeper
 
@@ -66,7 +66,7 @@ async def test_a_protocol_of_ones_own_is_known_by_its_scopes() -> None:
     """Its token must grant what the configuration asks for."""
     keeper = keeping()
     rules = replace(RULES, accounts=(replace(A, scopes={"GRAPH": SCOPES}),), protocols=("GRAPH",))
-    Issuer(rules, lambda _grant: keeper).token(PEER, TokenRequest("GRAPH"))
+    Issuer(rules, lambda _grant, _uid: keeper).token(PEER, TokenRequest("GRAPH"))
 
     assert [(SCOPES, Need("SMTP.Send"))] == keeper.asked
 
@@ -75,7 +75,7 @@ async def test_a_protocol_of_ones_own_is_known_by_its_scopes() -> None:
 async def test_a_refused_request_asks_no_keeper() -> None:
     """The rules alone refuse a peer that may not ask, an unknown user and an unknown protocol."""
     keeper = keeping()
-    issuer = Issuer(replace(RULES, owner=1, users=frozenset()), lambda _grant: keeper)
+    issuer = Issuer(replace(RULES, owner=1, users=frozenset()), lambda _grant, _uid: keeper)
     stranger = issuer.token(Peer(1, 4242, 4242), REQUEST)
     issuer.rules = RULES
     others = [issuer.token(PEER, TokenRequest("SMTP", user="b@example.test")), issuer.token(PEER, TokenRequest("POP"))]
@@ -215,7 +215,7 @@ async def test_a_place_is_free_again_after_a_bug(monkeypatch: pytest.MonkeyPatch
     """Whatever ends a wait."""
     monkeypatch.setattr(issue, "MAX_WAITING", 1)
     keeper = FakeKeeper()
-    issuer = Issuer(RULES, lambda _grant: keeper)
+    issuer = Issuer(RULES, lambda _grant, _uid: keeper)
     pending = issuer.token(PEER, REQUEST)
     assert isinstance(pending, Pending)
     keeper.fails = RuntimeError("bug")
@@ -363,3 +363,17 @@ async def test_a_socket_that_closes_answers_who_waits(tmp_path: Path, kind: Kind
         for client in (waiting, late):
             await client.send_eof()
             assert SECRET.encode() not in await read_all(client)
+
+
+@in_trio
+async def test_a_mailbox_that_cannot_be_opened() -> None:
+    """The request is told why; a request whose mailbox has been closed while it waited opens it no second time."""
+    full, no = Deny("unavailable", "full", "set a greater limit"), Deny("unavailable", "no such mailbox", "check it")
+    keepers: list[FakeKeeper | Deny] = [FakeKeeper()]
+    issuer = Issuer(RULES, lambda _grant, _uid: keepers[-1])
+    pending = issuer.token(PEER, REQUEST)
+    assert isinstance(pending, Pending)
+    keepers.append(full)
+
+    assert (A.user, no) == issuer.token(PEER, REQUEST, pending, no)
+    assert (A.user, full) == issuer.token(PEER, REQUEST)

@@ -36,7 +36,7 @@ def config_of(*specs: SocketSpec) -> Config:
 async def running() -> AsyncIterator[Sockets]:
     keeper = FakeKeeper()
     keeper.open.set()
-    sockets = Sockets(lambda _grant: keeper, Stopped(), Audit(Stopped().boot))
+    sockets = Sockets(lambda _grant, _uid: keeper, Stopped(), Audit(Stopped().boot))
     async with trio.open_nursery() as nursery:
         await nursery.start(sockets.run)
         yield sockets

@@ -83,7 +83,7 @@ class StoredSignIn:
         await until(lambda: any(text in each for each in self.files.troubles))
 
 
-async def no_provider(_grant: Grant, _scopes: Scopes, _held: str, _rejected: str) -> Outcome:
+async def no_provider(_grant: Grant, _scopes: Scopes, _held: str, _rejected: str, **_more: bool) -> Outcome:
     """Never called: the keepers here do not run."""
     raise AssertionError
 

@@ -88,6 +88,14 @@ def test_the_worst_token_names_the_state() -> None:
     assert {"Used for sending (SMTP), reading (IMAP). Working.", "Used for GRAPH. Needs you."} <= set(shown.lines)
 
 
+def test_whose_account_it_is() -> None:
+    """An account of another provider than Microsoft says so; the button leads to that provider's page."""
+    assert (
+        "Used for sending (SMTP), reading (IMAP) at Google."
+        in card(ANN, [replace(row_of("ok"), provider="google")]).lines
+    )
+
+
 @pytest.mark.parametrize(("worse", "better"), [*pairwise(WORST_FIRST)])
 def test_page_table_and_monitoring_agree_which_state_is_worse(worse: str, better: str) -> None:
     """Of an account with two tokens each shows the same one."""

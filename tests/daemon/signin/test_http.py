@@ -9,7 +9,8 @@ import sys
 
 import pytest
 import trio
-from support.trio_run import in_trio, in_trio_clock
+from support.ports import free_port
+from support.trio_run import in_trio, in_trio_clock, until
 
 from cms.daemon.signin import http
 from cms.daemon.signin.http import (
@@ -248,7 +249,7 @@ async def test_more_connections_than_a_browser_has_are_dropped(monkeypatch: pyte
     async with trio.open_nursery() as nursery, served.open(HERE, nursery) as port:
         first = await trio.open_tcp_stream("127.0.0.1", port)
         await first.send_all(ASKED)
-        await trio.testing.wait_all_tasks_blocked()
+        await until(lambda: echo.requests)
 
         assert b"" == await talk(port, ASKED)
         echo.gate.set()
@@ -300,11 +301,10 @@ async def test_strangers_take_no_places_but_their_own() -> None:
 @in_trio
 async def test_a_port_is_shared_and_closed_with_its_last_holder() -> None:
     """Two flows listen at one port; when both have gone it is closed, and can be opened anew."""
-    echo = Echo()
-    served = served_by(echo)
+    served, port = served_by(Echo()), free_port()
+    first, same = (Address("127.0.0.1", port, path) for path in ("/back", "/other"))
     async with trio.open_nursery() as nursery:
-        async with served.open(HERE, nursery) as port:
-            same = Address("127.0.0.1", port, "/other")
+        async with served.open(first, nursery):
             async with served.open(same, nursery) as again:
                 assert port == again
             assert b"200" in await talk(port, ASKED)
@@ -326,7 +326,7 @@ async def test_an_answer_outlives_its_listener() -> None:
         async with served.open(HERE, nursery) as port:
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             await stream.send_all(ASKED)
-            await trio.testing.wait_all_tasks_blocked()
+            await until(lambda: echo.requests)
         echo.gate.set()
 
         assert b"200" in await stream.receive_some()
@@ -342,6 +342,15 @@ async def test_localhost_means_both_families() -> None:
         for host in ("127.0.0.1", "::1"):
             assert b"200" in await talk(port, ASKED, host)
         assert "127.0.0.1" == served.host(Address("localhost", port, "/"))
+
+
+@in_trio
+async def test_a_redirect_address_of_ipv6_alone() -> None:
+    """It is named as it was registered, with the port that was free."""
+    served, address = served_by(Echo()), address_of("http://[::1]/back")
+    async with trio.open_nursery() as nursery, served.open(address, nursery) as port:
+        assert b"200" in await talk(port, ASKED, "::1")
+    assert f"http://[::1]:{port}/back" == Address(address.host, port, address.path).redirect_uri
 
 
 @in_trio
@@ -385,8 +394,8 @@ async def test_a_machine_without_ipv4_listens_on_what_it_has(monkeypatch: pytest
 @in_trio
 async def test_localhost_and_its_address_share_a_port() -> None:
     """The page at http://127.0.0.1:8080/ and a redirect to http://localhost:8080 go together, in either order."""
-    served = served_by(Echo())
-    async with trio.open_nursery() as nursery, served.open(HERE, nursery) as port:
+    served, port = served_by(Echo()), free_port()
+    async with trio.open_nursery() as nursery, served.open(Address("127.0.0.1", port, "/"), nursery):
         async with served.open(Address("localhost", port, "/"), nursery):
             for host in ("127.0.0.1", "::1"):
                 assert b"200" in await talk(port, ASKED, host)
@@ -415,8 +424,8 @@ async def test_a_port_in_use_is_named_with_its_holder_and_the_ways_around() -> N
 async def test_a_port_taken_in_one_family_only_is_given_back() -> None:
     """If ::1 has it, nothing stays open on 127.0.0.1."""
     served = served_by(Echo())
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
-        port = other.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("::1", port), family=socket.AF_INET6):
         async with trio.open_nursery() as nursery:
             with pytest.raises(Unreachable):
                 await served.open(Address("localhost", port, "/"), nursery).__aenter__()

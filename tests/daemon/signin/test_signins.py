@@ -208,11 +208,11 @@ async def test_the_page_shows_a_card_for_each_account() -> None:
 
 @in_trio
 async def test_accounts_of_one_sign_in_have_one_button() -> None:
-    """Mailboxes that one person's sign-in opens say so, and the first of them has the button."""
+    """Mailboxes that one person's sign-in opens say so, and the person's own has the button, wherever the list has it."""
     async with browsing(lambda: [OTHER]) as (daemon, flow):
         well, waits = daemon.registry.config.accounts
         shared = replace(waits, user="shared@example.test")
-        daemon.registry.config = replace(daemon.registry.config, accounts=(well, waits, shared))
+        daemon.registry.config = replace(daemon.registry.config, accounts=(shared, well, waits))
         _, page = await visit(flow, "/")
     cards = cards_of(page)
 
@@ -454,6 +454,25 @@ async def test_a_flow_ends_with_its_last_holder() -> None:
 
 
 @in_trio_clock
+async def test_a_flow_that_is_about_to_end_is_not_joined() -> None:
+    """Who gives up and begins again at once gets a new sign-in, while the worker still lets go of the first."""
+    async with running(SignInDaemon()) as daemon:
+        first = daemon.signins.start(grant(), "device")
+        with first.held():
+            await first.prompt()
+        second = daemon.signins.start(grant(), "device")
+        with second.held():
+            shown, end = await second.prompt(), await first.outcome()
+            await trio.testing.wait_all_tasks_blocked()
+
+            assert isinstance(shown, Prompt)
+            assert isinstance(end, Refused)
+            assert (None, "cancelled") == (second.end, end.trouble.kind)
+            assert [(grant(), end)] == daemon.registry.ends
+            assert [daemon.worker.sessions[0]] == daemon.worker.left
+
+
+@in_trio_clock
 async def test_a_sign_in_has_ten_minutes() -> None:
     """A sign-in that is not completed ends after ten minutes."""
     async with running(SignInDaemon()) as daemon:
@@ -569,6 +588,28 @@ async def test_stopping_ends_every_flow() -> None:
         await flow.prompt()
 
     assert isinstance(flow.end, Refused)
+
+
+@pytest.mark.parametrize("complete", ["", "https://login.example.test/device?user_code=ABCD-1234"])
+@in_trio
+async def test_the_page_leads_to_where_a_code_is_entered(complete: str) -> None:
+    """With a button where the provider has an address with the code in it; what the page there should show is said."""
+    device = replace(grant("e@example.test"), sign_in="device")
+    async with browsing(lambda: [device, grant()]) as (daemon, flow):
+        daemon.worker.complete_url = complete
+        started = daemon.signins.start(device, "device")
+        with started.held():
+            await started.prompt()
+            _, page = await visit(flow, "/")
+            awaited = daemon.signins.awaited(device)
+
+    card = cards_of(page)["e@example.test"]
+    assert (f'href="{complete}"' in card) == bool(complete)
+    assert ("The page there shows the code ABCD-1234, or asks for it." in card) == bool(complete)
+    expected = (
+        f"open {complete} anywhere and check that it shows ABCD-1234" if complete else "anywhere and enter ABCD-1234"
+    )
+    assert awaited.endswith(expected)
 
 
 @in_trio

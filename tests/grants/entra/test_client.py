@@ -14,7 +14,7 @@ import requests
 import trustme
 from support.canned import AUTHORITY, DISCOVERED, Canned
 from support.exchanges import Person, granted, refused, transient
-from support.grants import ANN, BEN, SCOPES, grant_for
+from support.grants import ANN, BEN, PATIENCE, SCOPES, grant_for
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Refused, Transient, Trouble
@@ -69,7 +69,7 @@ class TestTraps:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20.0)
+            thread.join(PATIENCE)
 
         assert 2 == person.server.count("token", grant_type="refresh_token")
 
@@ -198,7 +198,7 @@ class TestTraps:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20.0)
+            thread.join(PATIENCE)
 
         assert 2 == person.server.count("discovery")
         assert 17 == person.server.count("token")

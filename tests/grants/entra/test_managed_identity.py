@@ -8,6 +8,7 @@ import msal
 import pytest
 import requests
 from support.metadata import ASSIGNED_ID, OWN_ID, Metadata
+from support.waiting import PATIENCE
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
@@ -165,7 +166,7 @@ def test_the_stand_in_is_as_strict(
 ) -> None:
     """What Azure refuses, so does what stands for it here: a program cannot pass with half a request."""
     url = f"{azure.vm['AZURE_POD_IDENTITY_AUTHORITY_HOST']}/metadata/identity/oauth2/token"
-    answer = requests.get(url, headers=headers, params=params, timeout=10)
+    answer = requests.get(url, headers=headers, params=params, timeout=PATIENCE)
 
     assert (400, error) == (answer.status_code, answer.json()["error"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -19,9 +20,10 @@ from cms.grants.oauth2.kept import Kept
 from cms.grants.providers import ExchangeEnd
 from cms.sandbox.directory import Client
 from cms.sandbox.faults import Fault
-from cms.sandbox.habits import CLIENT_ID, CLIENT_SECRET, GOOGLE_MAIL
+from cms.sandbox.habits import CLIENT_ID, CLIENT_SECRET, GOOGLE_MAIL, PUBLIC_ID, TESTING_LIFE
 from cms.sandbox.issuer import Issuer
 from cms.sandbox.proving import ServiceAccount
+from cms_oauth.providers import DYNAMIC
 
 ROBOT = "robot@project.iam.example"
 
@@ -180,11 +182,119 @@ class TestRedeem:
         assert ("invalid_grant", "invalid_rapt") == (outcome.trouble.error, outcome.trouble.suberror)
 
     def test_a_project_in_testing(self, at_google: World, google: Issuer) -> None:
-        """Google ends its sign-ins after seven days."""
+        """Google ends its sign-ins after seven days, and says so."""
+        google.habits.refresh_life = TESTING_LIFE
+        signed_in = at_google.sign_in().outcome
+        assert isinstance(signed_in, Granted)
+        assert abs(time.time() + TESTING_LIFE - signed_in.sign_in.ends_at) < 60.0
         google.habits.refresh_life = -1.0
         outcome = at_google.redeem(at_google.sign_in()).outcome
 
         assert isinstance(outcome, Refused)
+
+    def test_an_end_that_each_redemption_puts_off(self, at_strict: World, strict: Issuer) -> None:
+        """Where refresh tokens rotate, their lives are not that of the sign-in."""
+        strict.habits.more = {"refresh_token_expires_in": 600}
+        outcome = at_strict.sign_in().outcome
+
+        assert isinstance(outcome, Granted)
+        assert 0.0 == outcome.sign_in.ends_at
+
+
+class TestRevoke:
+    """The end of a sign-in at its provider (RFC 7009). What holds for each is in the contract."""
+
+    def test_what_is_sent(self, at_strict: World, strict: Issuer) -> None:
+        """The refresh token: an access token's end would leave it good at many servers. The application says who it is."""
+        end = at_strict.sign_in()
+        assert at_strict.end(end) is None
+        sent = strict.asked("revoke")[-1]
+
+        assert (PUBLIC_ID, 200) == (sent.client_id, sent.status)
+        assert not strict.introspect(token(end))["active"]
+
+    def test_it_leaves_other_sign_ins(self, at_strict: World) -> None:
+        """At a server that does no more than it has to."""
+        first, second = at_strict.sign_in(), at_strict.sign_in()
+        assert at_strict.end(first) is None
+
+        assert token(at_strict.redeem(second))
+
+    def test_google_ends_all_of_the_project(self, at_google: World) -> None:
+        """As its row says. A token that is dead already has ended too, although Google calls that an error."""
+        first, second = at_google.sign_in(), at_google.sign_in()
+        assert at_google.end(first) is None
+
+        assert isinstance(at_google.redeem(second).outcome, Refused)
+        assert at_google.end(second) is None
+
+    def test_a_secret_is_needed(self, strict: Issuer) -> None:
+        """As for a token; the sign-in goes on if it is wrong, and the person can end it by hand."""
+        strict.register(Client("confidential", ("http://127.0.0.1/*",), secret="s"))
+        world = issuer_world(strict, strict_grant(strict, "confidential"), "s")
+        end = world.sign_in()
+        refused = replace(world, secret="wrong").end(end)
+
+        assert isinstance(refused, Refused)
+        assert refused.trouble.message.startswith("the server has not ended the sign-in: ")
+        assert "security settings at the provider; `cms logout" in refused.trouble.hint
+        again = world.redeem(end)
+        assert token(again)
+        assert world.end(again) is None
+
+    def test_a_client_that_cms_has_registered(self, at_strict: World, strict: Issuer) -> None:
+        """It is named by the id that the server gave it."""
+        world = replace(at_strict, grant=replace(at_strict.grant, client_id=DYNAMIC))
+        end = world.sign_in()
+
+        assert world.end(end) is None
+        assert Kept.read(end.cache).client_id == strict.asked("revoke")[-1].client_id
+
+    def test_no_endpoint_for_it(self, at_strict: World, strict: Issuer) -> None:
+        """Nothing is sent, and the sign-in goes on."""
+        strict.habits.paths = {name: path for name, path in strict.habits.paths.items() if name != "revoke"}
+        end = at_strict.sign_in()
+        refused = at_strict.end(end)
+
+        assert isinstance(refused, Refused)
+        assert "the server offers no way to end a sign-in" == refused.trouble.message
+        assert token(at_strict.redeem(end))
+
+    def test_the_document_is_asked_for_the_endpoint_only(self, at_strict: World, strict: Issuer) -> None:
+        """A configuration that has all for a sign-in may lack this address. One that names it needs no document."""
+        url = strict.endpoints.url
+        endpoints = {"authorization_endpoint": url("authorize"), "token_endpoint": url("token")}
+        world = known(at_strict, **endpoints, userinfo_endpoint=url("userinfo"))
+        first, second = world.sign_in(), world.sign_in()
+        assert 0 == strict.count("discovery")
+        assert known(world, revocation_endpoint=url("revoke")).end(first) is None
+        assert 0 == strict.count("discovery")
+
+        assert world.end(second) is None
+        assert 1 == strict.count("discovery")
+
+    @pytest.mark.parametrize(
+        ("fault", "kind", "perhaps"),
+        [
+            (Fault("status", "revoke", status=503, retry_after="60"), "server", False),
+            (Fault("reset", "revoke"), "network", True),
+            (Fault("reset", "revoke", after=True), "network", True),
+            (Fault("html", "revoke"), "garbage", False),
+            (Fault("redirect", "revoke"), "garbage", False),
+            (Fault("reset", "discovery"), "network", False),
+        ],
+    )
+    def test_a_fault(self, at_strict: World, strict: Issuer, fault: Fault, kind: str, *, perhaps: bool) -> None:
+        """What is not known is said, and the next try finds out."""
+        end = at_strict.sign_in()
+        at_strict.client.rest()
+        strict.faults.add(fault)
+        failed = at_strict.end(end)
+        strict.faults.clear()
+
+        assert isinstance(failed, Transient)
+        assert (kind, perhaps) == (failed.trouble.kind, "may have ended there all the same" in failed.trouble.message)
+        assert at_strict.end(end) is None
 
 
 class TestApplications:
@@ -198,7 +308,9 @@ class TestApplications:
         world = issuer_world(strict, strict_grant(strict, "confidential:1", client_auth=method), secret)
 
         assert token(world.redeem(world.sign_in()))
-        assert "refused" == trouble(replace(world, secret="wrong").sign_in())
+        refused = replace(world, secret="wrong").sign_in().outcome
+        assert isinstance(refused, Refused)
+        assert "check client_id and client_secret" in refused.trouble.hint
 
     def test_a_key(self, strict: Issuer, app: AppCertificate, pair: KeyPair) -> None:
         """A JWT that the certificate's key signs; another key does not do."""

@@ -9,13 +9,14 @@ from typing import Any
 import jwt
 import pytest
 from support.grants import ANN, BEN
-from support.worlds import MORE, World, token, trouble, with_two_scopes
+from support.worlds import MORE, World, trouble, with_two_scopes
 
 from cms.core.lifecycle import Granted, Refused
 from cms.grants.network.http import MAX_ANSWER
 from cms.sandbox.faults import Fault
 from cms.sandbox.habits import CLIENT_ID
 from cms.sandbox.issuer import Issuer
+from cms_oauth.providers import GOOGLE, PROVIDERS
 
 
 def id_token(server: Issuer, **claims: Any) -> str:
@@ -34,6 +35,7 @@ def test_the_subject_is_the_issuers(at_google: World, google: Issuer) -> None:
     "claims",
     [
         {"iss": "https://evil.example"},
+        {"iss": "accounts.google.com"},
         {"aud": "another"},
         {"aud": ["another", "third"]},
         {"nonce": "of another sign-in"},
@@ -45,6 +47,29 @@ def test_an_id_token_of_something_else(at_google: World, google: Issuer, claims:
     google.faults.add(Fault("fields", fields={"id_token": id_token(google, **claims)}))
 
     assert "garbage" == trouble(at_google.sign_in())
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("", True),
+        ("accounts.google.com", True),
+        ("http://accounts.google.com", False),
+        ("accounts.google.com.evil.example", False),
+        ("Accounts.google.com", False),
+    ],
+)
+def test_googles_two_names(at_google: World, google: Issuer, name: str, *, good: bool) -> None:
+    """Its tokens may have its name without https, as the row says; no other spelling is taken for it."""
+    row = PROVIDERS[GOOGLE].server
+    assert row
+    assert at_google.grant.server
+    known = replace(at_google.grant.server, aliases=row.aliases)
+    google.habits.named = name
+    end = replace(at_google, grant=replace(at_google.grant, server=known)).sign_in()
+
+    assert good == isinstance(end.outcome, Granted)
+    assert end.subject == (f"{google.issuer} {google.issued.user(ANN).oid}" if good else "")
 
 
 def test_an_id_token_that_is_none(at_google: World, google: Issuer) -> None:
@@ -91,24 +116,54 @@ def test_userinfo_in_trouble(at_strict: World, strict: Issuer) -> None:
     assert "garbage" == trouble(at_strict.sign_in())
 
 
-def test_userinfo_that_refuses(at_strict: World, strict: Issuer) -> None:
-    """Then the person is known by the id token's subject only."""
+@pytest.mark.parametrize("user", [ANN, BEN])
+def test_a_person_without_a_name(at_strict: World, strict: Issuer, user: str) -> None:
+    """A provider that says who, and not by what name, could be saying anybody: what to set is said, and nothing is kept."""
     strict.faults.add(Fault("status", "userinfo", status=403))
-    end = at_strict.sign_in(BEN)
+    end = at_strict.sign_in(user)
 
-    assert ("", f"{strict.issuer} {strict.issued.user(BEN).oid}") == (end.who, end.subject)
+    assert isinstance(end.outcome, Refused)
+    assert ("wrong-user", "", "") == (end.outcome.trouble.kind, end.cache, end.who)
+    assert "the name of who signed in (email or preferred_username)" in end.outcome.trouble.message
+    assert all(each in end.outcome.trouble.hint for each in ("username_claim=", "leave openid out of scopes="))
+
+
+def test_a_claim_that_is_not_there(at_google: World) -> None:
+    """A slip in `username_claim=` lets nobody in."""
+    assert at_google.grant.server
+    server = replace(at_google.grant.server, who=("emial",))
+    end = replace(at_google, grant=replace(at_google.grant, server=server)).sign_in()
+
+    assert "wrong-user" == trouble(end)
+
+
+@pytest.mark.parametrize("fields", [{}, {"id_token": "nonsense"}])
+def test_a_provider_that_knows_no_openid(at_strict: World, strict: Issuer, fields: dict[str, Any]) -> None:
+    """It ignores that it was asked, or what it says cannot be read: the configuration is believed, and that is said."""
+    assert at_strict.grant.server
+    url = strict.endpoints.url
+    server = replace(at_strict.grant.server, authorization_endpoint=url("authorize"), token_endpoint=url("token"))
+    strict.faults.add(Fault("fields", fields={"id_token": ..., **fields}))
+    end = replace(at_strict, grant=replace(at_strict.grant, server=server)).sign_in()
+
+    assert isinstance(end.outcome, Granted)
+    assert f"a server of your own does not say who has signed in: cms takes it that it was {ANN}" in end.outcome.note
 
 
 def test_a_provider_that_does_not_say_who_signed_in(at_strict: World, strict: Issuer) -> None:
-    """The configuration is believed, and the account's name stands for the subject."""
+    """The configuration is believed, as is said, and the account's name stands for the subject."""
     assert at_strict.grant.server
     url = strict.endpoints.url
     known = replace(at_strict.grant.server, authorization_endpoint=url("authorize"), token_endpoint=url("token"))
     server = replace(known, identity=("offline_access",))
     end = replace(at_strict, grant=replace(at_strict.grant, server=server)).sign_in()
 
-    assert token(end)
+    assert isinstance(end.outcome, Granted)
     assert (ANN, "") == (end.subject, end.who)
+    assert f"cms takes it that it was {ANN}" in end.outcome.note
+    named = at_strict.sign_in().outcome
+    assert isinstance(named, Granted)
+    assert "" == named.note
 
 
 def test_a_person_with_a_new_name(at_google: World, google: Issuer, capfd: pytest.CaptureFixture[str]) -> None:

@@ -117,6 +117,7 @@ class TestCode:
         known = {
             "authorization_endpoint": strict.endpoints.url("authorize"),
             "token_endpoint": strict.endpoints.url("token"),
+            "userinfo_endpoint": strict.endpoints.url("userinfo"),
         }
         flow = code_flow(changed(at_strict, **known).begin())
         fields = dict(strict.sign_in(flow.url, ANN, follow=False).fields)
@@ -155,6 +156,7 @@ class TestDevice:
         flow = device_flow(at_strict.begin("device"))
 
         assert (strict.device_url, 8, 900.0) == (flow.url, len(flow.user_code), flow.expires_in)
+        assert f"{strict.device_url}?user_code={flow.user_code}" == flow.complete_url
         assert ("", "") == (flow.state, flow.redirect_uri)
 
     def test_a_server_that_says_nothing_of_times(self, at_strict: World, strict: Issuer) -> None:
@@ -180,6 +182,17 @@ class TestDevice:
 
         assert ("S256", s256(polled["code_verifier"])) == (begun["code_challenge_method"], begun["code_challenge"])
         assert "code_challenge" not in seen[-1]
+
+    def test_a_resource(self, at_strict: World, strict: Issuer) -> None:
+        """It is named before the person is asked, too (RFC 8707): oidc-provider gives no token for another one later."""
+        strict.habits.resource = "https://mail.example/"
+        flow = device_flow(changed(at_strict, resource="https://mail.example/").begin("device"))
+        strict.approve_device(flow.user_code, ANN)
+        end = flow.poll()
+
+        assert end
+        assert token(end)
+        assert "invalid_target" == _outcome(at_strict.begin("device")).trouble.error
 
     def test_slow_down(self, at_strict: World, strict: Issuer) -> None:
         """Five seconds more each time (RFC 8628, 3.5)."""
@@ -235,6 +248,14 @@ class TestDevice:
 
         assert end
         assert "garbage" == trouble(end)
+
+    @pytest.mark.parametrize("address", [..., "", 7, "javascript:alert(1)", "https://x.test/\x1b[2J"])
+    def test_no_address_with_the_code_in_it(self, at_strict: World, strict: Issuer, address: object) -> None:
+        """It is optional (RFC 8628, 3.2): the person enters the code."""
+        strict.faults.add(Fault("fields", "devicecode", fields={"verification_uri_complete": address}))
+        flow = device_flow(at_strict.begin("device"))
+
+        assert (strict.device_url, "") == (flow.url, flow.complete_url)
 
     def test_googles_name_for_the_page(self, at_strict: World, strict: Issuer) -> None:
         """It is older than the RFC."""

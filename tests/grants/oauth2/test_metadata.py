@@ -17,6 +17,7 @@ DOCUMENT: dict[str, Any] = {
     "device_authorization_endpoint": f"{ISSUER}/device",
     "userinfo_endpoint": f"{ISSUER}/userinfo",
     "registration_endpoint": f"{ISSUER}/register",
+    "revocation_endpoint": f"{ISSUER}/revoke",
     "token_endpoint_auth_methods_supported": ["none", "client_secret_basic"],
     "authorization_response_iss_parameter_supported": True,
 }
@@ -52,10 +53,11 @@ def test_a_document_fills_in_what_the_configuration_leaves_out() -> None:
     found = metadata.metadata(Server(ISSUER, token_endpoint="https://other.example/token"), DOCUMENT)
 
     assert ("https://other.example/token", f"{ISSUER}/authorize") == (found.token, found.authorization)
-    assert (f"{ISSUER}/device", f"{ISSUER}/userinfo", f"{ISSUER}/register") == (
+    assert (f"{ISSUER}/device", f"{ISSUER}/userinfo", f"{ISSUER}/register", f"{ISSUER}/revoke") == (
         found.device,
         found.userinfo,
         found.registration,
+        found.revocation,
     )
     assert (("none", "client_secret_basic"), True) == (found.auth_methods, found.says_iss)
 
@@ -101,3 +103,18 @@ def test_who_needs_no_document() -> None:
     """A server whose two endpoints the configuration has."""
     assert metadata.is_complete(Server("", "https://a.example/a", "https://a.example/t"))
     assert not metadata.is_complete(Server(ISSUER, token_endpoint="https://a.example/t"))
+
+
+@pytest.mark.parametrize(
+    ("known", "complete"),
+    [
+        (Server(ISSUER, "https://a.example/a", "https://a.example/t"), False),
+        (Server(ISSUER, "https://a.example/a", "https://a.example/t", revocation_endpoint="https://a.example/r"), True),
+        # There is no document that could say more.
+        (Server("", "https://a.example/a", "https://a.example/t"), True),
+    ],
+)
+def test_who_needs_a_document_to_end_a_sign_in(known: Server, *, complete: bool) -> None:
+    """Where only the document may have the address for that, it is asked, although a redemption does without."""
+    assert metadata.is_complete(known)
+    assert complete == metadata.is_complete(known, revoking=True)

@@ -22,7 +22,7 @@ def app() -> AppCertificate:
 
 
 def server(*methods: str, issuer: str = ISSUER) -> Metadata:
-    return Metadata(issuer, "", "https://sso.example/token", "", "", "", methods)
+    return Metadata(issuer, "", "https://sso.example/token", "", "", "", "", methods)
 
 
 def test_a_public_client() -> None:

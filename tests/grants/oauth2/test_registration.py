@@ -38,6 +38,18 @@ def test_a_sign_in_without_a_client_id(world: World, strict: Issuer) -> None:
     assert redeemed <= strict.issued.clients.keys()
 
 
+def test_a_registration_that_the_server_forgets(world: World, strict: Issuer) -> None:
+    """cms tells the person to sign in, which registers the application again, and not to check a client id."""
+    end = world.sign_in()
+    strict.issued.clients.pop(Kept.read(end.cache).client_id)
+    refused = world.redeem(end).outcome
+
+    assert isinstance(refused, Refused)
+    assert ("invalid_client", True) == (refused.trouble.error, f"`cms login {ANN}`" in refused.trouble.hint)
+    assert "client_id" not in refused.trouble.hint
+    assert token(world.redeem(world.sign_in()))
+
+
 def test_what_is_registered(world: World, strict: Issuer) -> None:
     """A public client with the account's redirect address, whatever its port is later."""
     code_flow(world.begin())
@@ -57,10 +69,36 @@ def test_a_server_that_registers_nobody(world: World, strict: Issuer) -> None:
 
 
 def test_a_registration_that_is_refused(world: World) -> None:
-    """Its word is told."""
+    """Its word is told, and what a person does instead: nothing passes by itself."""
     world = replace(world, grant=replace(world.grant, redirect_uri="https://elsewhere.example/"))
+    refused = refusal(world)
 
-    assert "invalid_redirect_uri" == refusal(world).trouble.error
+    assert isinstance(refused, Refused)
+    assert "invalid_redirect_uri" == refused.trouble.error
+    assert "does not let cms register itself (invalid_redirect_uri)" in refused.trouble.message
+    assert "set client_id= of the account to it" in refused.trouble.hint
+
+
+def test_a_server_that_registers_for_fewer_scopes(world: World, strict: Issuer) -> None:
+    """It is asked once more without any, as Keycloak wants it; one that refuses that too wants a token for it."""
+    fault = Fault("refusal", "register", error="insufficient_scope")
+    strict.faults.add(fault)
+    assert token(world.sign_in())
+    assert 2 == strict.count("register")
+    strict.faults.add(replace(fault, times=2))
+    refused = refusal(world)
+
+    assert isinstance(refused, Refused)
+    assert "insufficient_scope" == refused.trouble.error
+
+
+def test_a_server_that_registers_only_its_own(world: World, strict: Issuer) -> None:
+    """HTTP 401 without a word is a refusal too."""
+    strict.faults.add(Fault("status", "register", status=401))
+    refused = refusal(world)
+
+    assert isinstance(refused, Refused)
+    assert "set client_id= of the account to it" in refused.trouble.hint
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from support.grants import ANN
 from support.worlds import REDIRECT, issuer_world
 
 from cms.core.accounts import Grant
-from cms.core.lifecycle import Granted
+from cms.core.lifecycle import Granted, Refused, Transient
 from cms.sandbox.habits import CLIENT_ID, CLIENT_SECRET, OFFLINE_ACCESS, PUBLIC_ID, strict
 from cms.sandbox.issuer import Issuer
-from cms_oauth.providers import DYNAMIC, OWN, PROVIDERS, Provider, Server
+from cms_oauth.providers import DYNAMIC, OWN, PROVIDERS, Provider, Server, can_revoke
 
 # What the simulated provider wants for a refresh token, if there is no scope for it.
 ASKED = ("access_type", "offline")
@@ -32,17 +32,25 @@ def served_by(server: Server, simulated: Issuer) -> Server:
         "device_endpoint": base + paths["devicecode"],
         "registration_endpoint": base + paths["register"],
         "userinfo_endpoint": base + paths["userinfo"],
+        "revocation_endpoint": base + paths["revoke"],
     }
     return replace(server, **{name: address for name, address in ours.items() if getattr(server, name)})
 
 
+def why(outcome: Transient | Refused) -> str:
+    """Return what cms would say, for whoever has written the row."""
+    return f"{outcome.trouble.message}; {outcome.trouble.hint}"
+
+
 @pytest.mark.parametrize(("row", "server"), ROWS, ids=[row.name for row, _ in ROWS])
-def test_a_row_signs_in_and_is_renewed(row: Provider, server: Server) -> None:
-    """A person signs in with the row's scopes, parameters and client authentication, and gets a second token."""
+def test_a_row_signs_in_is_renewed_and_ends(row: Provider, server: Server) -> None:
+    """With the row's scopes, parameters and client authentication; where the row can end a sign-in, its tokens are dead."""
     scopes = tuple(dict.fromkeys(itertools.chain(*row.scopes.values())))
     habits = strict()
     habits.scopes = (*scopes, *server.identity)
     habits.mail, habits.resource, habits.rotates = scopes[0], server.resource, server.rotates
+    # A server whose userinfo is not known has to say in the id token who signed in.
+    habits.says_who = not (server.issuer or server.userinfo_endpoint)
     habits.by_scope = OFFLINE_ACCESS in habits.scopes
     with Issuer(habits, [ANN]) as simulated:
         ours = served_by(server, simulated)
@@ -62,8 +70,11 @@ def test_a_row_signs_in_and_is_renewed(row: Provider, server: Server) -> None:
         )
         world = issuer_world(simulated, grant, secret)
         signed_in = world.sign_in()
+        assert isinstance(signed_in.outcome, Granted), why(signed_in.outcome)
         renewed = world.redeem(signed_in)
 
-        assert isinstance(signed_in.outcome, Granted), signed_in.outcome
-        assert isinstance(renewed.outcome, Granted), renewed.outcome
+        assert isinstance(renewed.outcome, Granted), why(renewed.outcome)
         assert simulated.introspect(renewed.outcome.secret)["active"]
+        if can_revoke(ours):
+            assert world.end(renewed) is None
+            assert not simulated.introspect(renewed.outcome.secret)["active"]

@@ -50,7 +50,8 @@ def test_what_was_sealed_is_opened() -> None:
     (found,) = export_file.decrypt(sealed(), "correct horse", "/f")
 
     assert (GRANT, ENTRY) == (found.grant, found.entry)
-    expected = StoredSignIn(GRANT.key, GRANT.authority, "client", GRANT.login, ENTRY.who, ENTRY.signed_in)
+    identity = (GRANT.key, GRANT.authority, "client", GRANT.login)
+    expected = StoredSignIn(*identity, ENTRY.who, ENTRY.signed_in, "microsoft")
     assert expected == found.kept
     assert "RefreshToken" not in repr(found)
 
@@ -62,6 +63,15 @@ def test_every_providers_sign_in_is_opened() -> None:
         (found,) = export_file.decrypt(raw, "correct horse", "/f")
 
         assert cache == found.entry.cache
+
+
+def test_an_export_of_an_earlier_cms_names_no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is opened as ever."""
+    pack = export_file._packed  # what an earlier cms has packed
+    monkeypatch.setattr(export_file, "_packed", lambda *each: {k: v for k, v in pack(*each).items() if k != "provider"})
+    (found,) = export_file.decrypt(sealed(), "correct horse", "/f")
+
+    assert ("", GRANT.key) == (found.kept.provider, found.kept.key)
 
 
 def test_two_exports_have_nothing_in_common() -> None:

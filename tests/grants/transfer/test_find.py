@@ -25,7 +25,7 @@ from support.worlds import World, google_world, strict_world
 
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
-from cms.grants.messages import Import, Place
+from cms.grants.messages import Done, Import, Listed, Peek, Place
 from cms.grants.transfer import find as imports
 from cms.grants.transfer.find import NoPassword, find, is_gpg
 from cms.grants.transfer.formats import Unfit
@@ -165,6 +165,22 @@ def test_several_people_of_one_cache_are_told_apart(tmp_path: Path, entra: Entra
     ends = [bring_in(broker, grant_for(entra, user), place) for user in (ANN, BEN)]
 
     assert [ANN, BEN] == [end.sign_in.who for end in ends if isinstance(end, Granted)]
+
+
+def test_whose_sign_ins_a_file_has(tmp_path: Path, entra: Entra, broker: Broker) -> None:
+    """No password is needed for that; a name means the one that is called so."""
+    place = put(tmp_path, made.sign_in(entra, ANN, BEN).cache.encode())
+
+    def users(place: Place) -> list[str]:
+        broker.send(Peek(broker.number(), place))
+        reply = broker.receive()
+        assert isinstance(reply, Done)
+        assert isinstance(reply.outcome, Listed)
+        return [each.login for each in reply.outcome.items]
+
+    assert [ANN, BEN] == sorted(users(place))
+    assert [BEN] == users(replace(place, entry=BEN))
+    assert [ANN] == users(put(tmp_path, made.proxy_file(made.sign_in(entra, ANN), PASSWORD)))
 
 
 def test_a_provider_that_gives_no_successor_leaves_the_old_one(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from keyring.backend import KeyringBackend
 from keyring.backends import fail, null
 from support.grants import NoRing
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 from cms.core.accounts import Source
 from cms.grants import secret_sources
@@ -287,17 +287,18 @@ class TestPatience:
 
         def hang() -> bool:
             calls.append(1)
-            return released.wait(20.0)
+            return released.wait(PATIENCE)
 
         assert "did not answer within 0.05 s: it may be waiting for a person" == reason(lambda: patience.call(hang))
         assert "does not answer: it may be waiting for a person" == reason(lambda: patience.call(hang))
+        until(lambda: calls, "the first call")
         assert [1] == calls
 
     def test_recovers(self, released: threading.Event) -> None:
         """Once the person has answered, the next question is asked."""
         patience = Patience(0.05)
         with pytest.raises(Locked):
-            patience.call(lambda: released.wait(20.0))
+            patience.call(lambda: released.wait(PATIENCE))
         released.set()
 
         def ask() -> bool:

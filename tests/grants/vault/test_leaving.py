@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ from support.grants import NoRing
 
 from cms.core.accounts import Grant, Source, StoredSignIn
 from cms.grants.secret_sources import Absent, Locked, Missing, Unavailable
-from cms.grants.vault import vault_key
+from cms.grants.vault import entry_file, vault_key
 from cms.grants.vault.entry_file import Entry
 from cms.grants.vault.keyring import KEY_BYTES, SERVICE, Key, Keyring, Patience, key_id
 from cms.grants.vault.keys import KeyFile, Keys
 from cms.grants.vault.store import Vault
 from cms.grants.vault.vault_key import VaultKey
+from cms.system.files import read_regular
 
 GRANT = Grant("https://login.example/common", "client", "ann@example.test")
 OTHER = Grant("https://login.example/common", "client", "ben@example.test")
@@ -271,22 +273,57 @@ def test_the_name_of_a_key_that_cannot_be_deleted(tmp_path: Path, monkeypatch: p
     assert "storage: the name of the key" in reason(vault.drop_key)
 
 
-def test_a_lock_that_was_deleted_while_it_was_waited_for(tmp_path: Path) -> None:
+def test_a_sign_in_beside_many_reads_one_of_them(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first says which key to use, among ten thousand too."""
+    for number in range(20):
+        store(home.vault(), replace(GRANT, login=f"user{number}@example.test"))
+    read = list[Path]()
+
+    def noted(path: Path, most: int) -> bytes:
+        read.append(path)
+        return read_regular(path, most)
+
+    monkeypatch.setattr(vault_key, "read_regular", noted)
+    store(home.vault(), OTHER)
+
+    assert 1 == sum(path.suffix == ".vault" for path in read)
+
+
+def test_a_folder_that_cannot_be_listed(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key is made or chosen then, because some file may need another one."""
+    store(home.vault())
+
+    def refuse(_folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.scandir", refuse)
+
+    assert "storage: the sign-ins in" in reason(home.vault().key.choose)
+
+
+def test_a_lock_that_was_deleted_while_it_was_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waited looks again: two processes never hold locks of the same name."""
     home = Home(tmp_path, "file")
     store(home.vault())
     first, second = home.vault(), home.vault()
     waiting, inside = threading.Event(), threading.Event()
+    flock = entry_file._flock
+
+    def tell_if_refused(descriptor: int) -> bool:
+        got = flock(descriptor)
+        if not got:
+            waiting.set()
+        return got
 
     def wait() -> None:
-        waiting.set()
         with second.hold(GRANT):
             inside.set()
 
+    monkeypatch.setattr(entry_file, "_flock", tell_if_refused)
     thread = threading.Thread(target=wait)
     with first.hold(GRANT) as held:
         thread.start()
-        waiting.wait(60.0)
+        assert waiting.wait(60.0)
         held.delete()
         assert not inside.is_set()
     assert inside.wait(60.0)
@@ -302,7 +339,8 @@ def test_a_survey_says_whose_files_these_are(home: Home) -> None:
     """By what is in them, where the key is at hand; any other file is left out."""
     store(home.vault())
 
-    expected = StoredSignIn(GRANT.key, GRANT.authority, GRANT.client_id, GRANT.login, ENTRY.who, ENTRY.signed_in)
+    identity = (GRANT.key, GRANT.authority, GRANT.client_id, GRANT.login)
+    expected = StoredSignIn(*identity, ENTRY.who, ENTRY.signed_in, "microsoft")
     assert [expected] == home.vault().survey([GRANT.key, "missing"])
 
 
@@ -312,7 +350,8 @@ def test_a_survey_without_the_key_goes_by_the_header(tmp_path: Path) -> None:
     store(home.vault())
     home.file.unlink()
 
-    assert [StoredSignIn(GRANT.key, GRANT.authority, GRANT.client_id, GRANT.login)] == home.vault().survey([GRANT.key])
+    identity = (GRANT.key, GRANT.authority, GRANT.client_id, GRANT.login)
+    assert [StoredSignIn(*identity, provider="microsoft")] == home.vault().survey([GRANT.key])
 
 
 @pytest.mark.parametrize("raw", [b"", b"nonsense\n", b'{"format": "cms-vault", "version": 1, "key": "x"}\n'])

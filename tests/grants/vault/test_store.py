@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from support.grants import NoRing, TurnsUpLocked
+from support.grants import PATIENCE, NoRing, TurnsUpLocked
 from support.killed_lines import killed_at
 
 from cms.core.accounts import Grant, Scopes, Source
@@ -204,7 +204,20 @@ def test_header_names_what_it_binds(lab: Lab) -> None:
         "client_id": "client",
         "login": "ann@example.test",
         "sign_in": "",
+        "provider": "microsoft",
     } == header
+
+
+def test_a_header_of_an_earlier_cms_names_no_provider(lab: Lab) -> None:
+    """The sign-in is read as ever; whose it is, is told by its authority."""
+    lab.store(replace(GRANT, provider=""))
+    raw = lab.path().read_bytes()
+    head, _, body = raw.partition(b"\n")
+    assert b'"provider": ""' in head
+
+    assert ENTRY == lab.read()
+    assert "" == entry_file.grant_of(raw).provider
+    assert "" == entry_file.grant_of(head.replace(b', "provider": ""', b"") + b"\n" + body).provider
 
 
 def test_whatever_a_provider_calls_a_person_is_read_again(lab: Lab) -> None:
@@ -979,7 +992,7 @@ def test_waits_for_its_turn(lab: Lab) -> None:
         waiting.start()
         held.prepare()
         held.store(NEWER)
-    waiting.join(20.0)
+    waiting.join(PATIENCE)
 
     assert [NEWER] == read
 

@@ -214,7 +214,7 @@ class _Reader:
             cause = f"{name} does not name xoauth2, which {tool} never chooses by itself"
             yield Fault(setting.place, "does not log in with its token", cause, f'set {name}="xoauth2"')
         elif tool == "neomutt":
-            cause = "neomutt's OAUTHBEARER takes only tokens of up to 511 characters, and Microsoft's are longer"
+            cause = "neomutt's OAUTHBEARER takes only tokens of up to 511 characters, and Microsoft's and others' are longer"
             yield Fault(setting.place, "may not log in with its token", cause, f'set {name}="xoauth2"', certain=False)
 
     def _user(self, settings: Mapping[str, Setting]) -> Iterator[Fault]:

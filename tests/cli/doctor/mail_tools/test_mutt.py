@@ -167,7 +167,7 @@ def test_neomutt() -> None:
     """One file, its own before mutt's; mutt's only if neomutt is there; a relative name is beside the file."""
     files = {".muttrc": COMMAND + GOOD, ".config/neomutt/neomuttrc": "source acc\nifdef x 'source acc2'\n"}
     files |= {".config/neomutt/acc": COMMAND, ".config/neomutt/acc2": 'set imap_authenticators="oauthbearer"\n'}
-    cause = "neomutt's OAUTHBEARER takes only tokens of up to 511 characters, and Microsoft's are longer"
+    cause = "neomutt's OAUTHBEARER takes only tokens of up to 511 characters, and Microsoft's and others' are longer"
 
     assert [(1, cause)] == faults(list(uses_of_neomutt(machine(files))))
     only = {".muttrc": COMMAND + GOOD}
