@@ -106,7 +106,9 @@ demo: $(INSTALLED)
 test: packages lint $(OLDEST_STAMP) $(OIDC)/installed
 	rm -f .coverage .coverage.*
 	@echo 'What a browser shows in the tests is kept in build/screenshots/.'
-	$(VENV)/bin/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	@# Status 1: tests have failed. They run once more, without others beside them, and those that pass now are named.
+	$(VENV)/bin/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder || \
+		{ test $$? = 1 && $(VENV)/bin/pytest --verbose --last-failed --last-failed-no-failures none; }
 	@# What the bench's short form has measured beside everything else: it fails nothing.
 	@cat build/bench-short/RESULTS.md
 	$(VENV)/bin/coverage combine --quiet
