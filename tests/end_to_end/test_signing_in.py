@@ -124,7 +124,7 @@ def workers(person: Person) -> set[str]:
 def test_a_device_code_in_a_terminal(person: Person) -> None:
     """Address, code, drawing and what is left of the time; once the person has entered the code, that it worked."""
     person.configure()
-    person.daemon.start()
+    person.daemon.start_unknown()
     with person.login("--device") as window:
         shown = window.wait_for(person.entra.endpoints.device_url, "█▀", "left. Ctrl-C cancels.")
         earlier = re.search(r"Waiting: (\d+:\d\d) left", shown)
@@ -144,7 +144,7 @@ def test_ctrl_c_leaves_no_poll_behind(person: Person, *, with_daemon: bool) -> N
     """Ctrl-C ends the sign-in at once: the worker that polled ends with it."""
     person.configure()
     if with_daemon:
-        person.daemon.start()
+        person.daemon.start_unknown()
     others = workers(person)
     with person.login("--device") as window:
         window.wait_for("left. Ctrl-C cancels.")
@@ -167,7 +167,7 @@ def test_a_device_code_that_runs_out_names_the_other_ways(person: Person) -> Non
     """As where a policy blocks the flow: the browser says so, and here nothing comes."""
     person.entra.device_life = 3.0
     person.configure()
-    person.daemon.start()
+    person.daemon.start_unknown()
     with person.login("--device") as window:
         shown = wait_for(window, "was not completed", "Or start again")
 
@@ -179,7 +179,7 @@ def test_what_is_piped_has_neither_drawing_nor_count(person: Person) -> None:
     """A log or a program that reads gets words, each once."""
     person.entra.device_life = 2.0
     person.configure()
-    person.daemon.start()
+    person.daemon.start_unknown()
     done = person.daemon.cms("login", "-c", str(person.daemon.config), ANN, "--device")
 
     assert 1 == done.returncode
@@ -204,7 +204,7 @@ def test_a_browser_on_this_machine(person: Person) -> None:
 def test_a_browser_in_the_terminal(person: Person) -> None:
     """$BROWSER has the terminal until the person quits it: what they type there is not taken for a pasted address."""
     person.configure()
-    person.daemon.start()
+    person.daemon.start_unknown()
     program, seen = person.daemon.home / "text-browser", person.daemon.home / "seen"
     program.write_text(f'#!/bin/sh\necho "$2" > {seen}\necho "A page."\nread -r line\necho "Quit by $line."\n')
     program.chmod(0o755)
@@ -221,7 +221,7 @@ def test_a_browser_in_the_terminal(person: Person) -> None:
 def test_over_ssh_the_line_that_brings_the_browser_here(person: Person, redirect: str) -> None:
     """What is forwarded is the port that the browser comes back to, also where that is any free one."""
     person.configure(redirect.format(port=free_port()))
-    person.daemon.start()
+    person.daemon.start_unknown()
     connection = "198.51.100.9 50000 192.0.2.7 22"
     with person.login(SSH_CONNECTION=connection, USER="ann", DISPLAY="localhost:10.0") as window:
         shown = window.wait_for("machine with your browser", "ann@192.0.2.7")
@@ -239,7 +239,7 @@ def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(person: Person, 
     if redirect != NATIVE:
         person.entra.register(Client(CLIENT_ID, (redirect,)))
     person.configure(redirect)
-    person.daemon.start()
+    person.daemon.start_unknown()
     with person.login() as window:
         wait_for(window, "so paste its address instead", "Paste the whole address of that page here")
         end = person.entra.sign_in(link(window), ANN, follow=False)
@@ -260,7 +260,7 @@ def test_another_person_signs_in(person: Person) -> None:
     """cms names both persons and says what to do; the sign-in is not stored, and the status says why."""
     person.entra.add_user(BEN)
     person.configure()
-    person.daemon.start()
+    person.daemon.start_unknown()
     with person.login() as window:
         assert f"signed in as {BEN}, but this account is {ANN}" in person.entra.sign_in(link(window), BEN).text
         both = f"signed in as {BEN}, but this account is {ANN}: nothing was saved"
@@ -273,7 +273,7 @@ def test_another_person_signs_in(person: Person) -> None:
 def test_a_refused_sign_in_is_remembered_until_one_works(person: Person) -> None:
     """The status has the reason and the log the next move, even before the first successful sign-in."""
     person.configure()
-    person.daemon.start()
+    person.daemon.start_unknown()
     person.entra.faults.add(Fault("aadsts", "authorize", aadsts=53003))
     with person.login("--paste") as window:
         paste(window, person.entra.sign_in(link(window), ANN, follow=False).url)
@@ -297,7 +297,7 @@ def test_a_refusal_that_stays_in_the_browser(person: Person, *, with_daemon: boo
     """Its line is pasted and explained, and the sign-in goes on: once the administrator has acted, the link works."""
     person.configure()
     if with_daemon:
-        person.daemon.start()
+        person.daemon.start_unknown()
     person.entra.faults.add(Fault("page", "authorize", aadsts=50105))
     with person.login() as window:
         there = link(window)
@@ -314,7 +314,7 @@ def test_a_refusal_that_stays_in_the_browser(person: Person, *, with_daemon: boo
 def test_a_pasted_line_may_be_longer_than_a_terminals_own(person: Person) -> None:
     """A terminal cuts lines at 4,095 bytes, and an address with its fields may be longer."""
     person.configure()
-    person.daemon.start()
+    person.daemon.start_unknown()
     with person.login("--paste") as window:
         end = person.entra.sign_in(link(window), ANN, follow=False)
         paste(window, f"{end.url}&filler={'long.' * 1200}")
@@ -326,7 +326,7 @@ def test_a_port_in_use_is_told_with_who_has_it(person: Person) -> None:
     port = free_port()
     person.configure(f"http://127.0.0.1:{port}/")
     with socket.create_server(("127.0.0.1", port)):
-        person.daemon.start()
+        person.daemon.start_unknown()
         until(lambda: "the sign-in page cannot be shown" in person.daemon.log, "a word in the log")
         with person.login() as window:
             wait_for(window, f"port {port} is in use by ", f"(pid {os.getpid()})", "--device or --paste")
@@ -342,7 +342,7 @@ def test_the_page_is_its_owners_and_roots(
     require_root()
     person, port = Person(make_daemon(ALICE), entra), free_port()
     person.configure(f"http://127.0.0.1:{port}/back")
-    person.daemon.start()
+    person.daemon.start_unknown()
     until(lambda: listens(port), "the page")
     asked = ("--silent", "--write-out", "\n%{http_code}", f"http://127.0.0.1:{port}/")
     page, _, answered = person.daemon.run(require_program("curl", "curl"), *asked, uid=uid).stdout.rpartition("\n")
@@ -367,7 +367,7 @@ def test_idle_connections_of_strangers_do_not_keep_the_owner_out(
     require_root()
     person, port = Person(make_daemon(ALICE), entra), free_port()
     person.configure(f"http://127.0.0.1:{port}/back")
-    person.daemon.start()
+    person.daemon.start_unknown()
     until(lambda: listens(port), "the page")
     horde = become(BOB, [person.daemon.installation.python, "-I", "-c", _HORDE, str(port)])
     with subprocess.Popen(horde, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as strangers:
