@@ -33,8 +33,11 @@ def user(number: int) -> str:
 
 
 def first_refresh_token(name: str) -> str:
-    """Return the refresh token that a user begins with: made of the name, so that a vault file needs no sign-in."""
-    return (f"1.{name}." * _TOKEN_SIZE)[:_TOKEN_SIZE]
+    """Return the refresh token that a user begins with: made of the name, so that a vault file needs no sign-in.
+
+    Entra's have no character that a form has to escape.
+    """
+    return (f"1.{name.replace('@', '_')}." * _TOKEN_SIZE)[:_TOKEN_SIZE]
 
 
 class _Counting(Entra):
