@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from cms.core.accounts import Account, Grant, Scopes, domain_of
+from cms.core.accounts import Account, Grant, domain_of
 from cms.core.lifecycle import Deny
 from cms_oauth.addresses import bare
 from cms_oauth.peer import ROOT
@@ -95,13 +95,6 @@ def _name(user: str) -> str:
     return bare(user).lower()
 
 
-class Allow(NamedTuple):
-    """The peer may have this account's token for these scopes. A tuple, because each request makes one."""
-
-    account: Account
-    scopes: Scopes
-
-
 def admits(peer: Peer, rules: Rules) -> bool:
     """True if this peer may ask at all."""
     if peer.uid == rules.unmapped.uid or (rules.held_to and not _permits(rules.held_to, peer, rules)):
@@ -133,8 +126,8 @@ def shadowed(rules: Rules) -> bool:
     return rules.unmapped.uid in uids or rules.unmapped.gid in gids
 
 
-def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[[Grant], str]) -> Allow | Deny:
-    """Return the account and scopes that a request gets, or why it gets none.
+def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[[Grant], str]) -> Account | Deny:
+    """Return the account whose token for its protocol a request gets, or why it gets none.
 
     An account that is configured without a user has the name of the user who has signed in: `signed_in` returns that
     for a grant, "" for none yet. Several accounts may have the same name, with different protocols.
@@ -149,7 +142,7 @@ def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[
         return _no_protocol(name, f"this socket does not serve {name} for this account", "this CredentialServer")
     for account in meant:
         if name in account.scopes:
-            return Allow(account, account.scopes[name])
+            return account
     # The socket serves this protocol, so the account must have its own protocols=, and they leave it out.
     return _no_protocol(name, f"the protocols= of this account leave {name} out", "the account")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cms.core.accounts import Account, Grant, mail_scopes
 from cms.core.lifecycle import Deny
-from cms.core.policy import Allow, Bits, Peer, Rules, Unmapped, admits, decide, shadowed
+from cms.core.policy import Bits, Peer, Rules, Unmapped, admits, decide, shadowed
 from cms_oauth.wire import EXIT_CODES, TokenRequest
 
 OWNER, ALICE, EXIM, MAIL = 1000, 1001, 100, 200
@@ -37,11 +37,11 @@ def rules(*accounts: Account, users: set[int] | None = None, groups: set[int] | 
     )
 
 
-def ask(request: TokenRequest, its: Rules, names: dict[str, str] | None = None, uid: int = OWNER) -> Allow | Deny:
+def ask(request: TokenRequest, its: Rules, names: dict[str, str] | None = None, uid: int = OWNER) -> Account | Deny:
     return decide(Peer(1, uid, uid), request, its, lambda grant: (names or {}).get(grant.key, ""))
 
 
-def code(answer: Allow | Deny) -> str:
+def code(answer: Account | Deny) -> str:
     return answer.code if isinstance(answer, Deny) else "allowed"
 
 
@@ -151,12 +151,12 @@ NUMBERS = st.integers(0, 5)
 def test_a_stranger_gets_no_token_whatever_it_asks(
     uid: int, gid: int, more: list[int], users: frozenset[int], groups: frozenset[int]
 ) -> None:
-    """A peer outside users and groups, other than the owner and root, never gets an Allow."""
+    """A peer outside users and groups, other than the owner and root, never gets an account."""
     peer = Peer(1, uid, gid, lambda: tuple(more))
     its = Rules(3, (A,), ("SMTP",), users, groups)
     expected = uid in users or uid in {0, 3} or bool(groups & {gid, *more})
 
-    assert expected == isinstance(decide(peer, TokenRequest("SMTP"), its, lambda _grant: ""), Allow)
+    assert expected == isinstance(decide(peer, TokenRequest("SMTP"), its, lambda _grant: ""), Account)
 
 
 def test_a_stranger_learns_nothing_but_that_it_may_not_ask() -> None:
@@ -181,7 +181,7 @@ def test_a_stranger_learns_nothing_but_that_it_may_not_ask() -> None:
 )
 def test_users_are_chosen_however_they_are_written(user: str) -> None:
     """Mail tools write addresses as they like; the name in the token's SASL string is the configuration's."""
-    assert Allow(A, SCOPES) == ask(TokenRequest("SMTP", user=user), rules())
+    assert A == ask(TokenRequest("SMTP", user=user), rules())
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_one_mailbox_is_never_taken_for_another() -> None:
 
 def test_no_user_means_the_only_account() -> None:
     """A request without a user gets the only account of the socket."""
-    assert Allow(B, SCOPES) == ask(TokenRequest("SMTP"), rules(B))
+    assert B == ask(TokenRequest("SMTP"), rules(B))
 
 
 def test_no_user_is_refused_where_there_is_a_choice() -> None:
@@ -220,8 +220,8 @@ def test_accounts_of_one_name_are_one_account() -> None:
     graph = account("ALICE@example.test", GRAPH=GRAPH)
     its = Rules(OWNER, (A, graph), ("SMTP", "GRAPH"))
 
-    assert Allow(graph, GRAPH) == ask(TokenRequest("GRAPH"), its)
-    assert Allow(A, SCOPES) == ask(TokenRequest("SMTP", user="alice@example.test"), its)
+    assert graph == ask(TokenRequest("GRAPH"), its)
+    assert A == ask(TokenRequest("SMTP", user="alice@example.test"), its)
 
 
 @pytest.mark.parametrize("protocol", ["POP", "GRAPH", "X"])
@@ -258,16 +258,16 @@ def test_an_account_without_a_user_has_the_name_that_signed_in() -> None:
     names = {NAMELESS.grant.key: "Who@example.test"}
     answers = [ask(TokenRequest("SMTP", user=user), rules(NAMELESS), names) for user in ("", "who@EXAMPLE.test")]
 
-    assert [Allow(NAMELESS, SCOPES)] * 2 == answers
+    assert [NAMELESS] * 2 == answers
 
 
 def test_no_user_means_the_default_where_there_is_one() -> None:
     """A Postfix table that is asked by host uses the default account, even before its first sign-in."""
     its = replace(rules(A, B, NAMELESS), default=B)
 
-    assert Allow(B, SCOPES) == ask(TokenRequest("SMTP"), its)
-    assert Allow(NAMELESS, SCOPES) == ask(TokenRequest("SMTP"), replace(its, default=NAMELESS))
-    assert Allow(A, SCOPES) == ask(TokenRequest("SMTP", user=A.user), its)
+    assert B == ask(TokenRequest("SMTP"), its)
+    assert NAMELESS == ask(TokenRequest("SMTP"), replace(its, default=NAMELESS))
+    assert A == ask(TokenRequest("SMTP", user=A.user), its)
 
 
 def test_an_account_before_its_first_sign_in_makes_mail_wait() -> None:
@@ -279,7 +279,7 @@ def test_an_account_before_its_first_sign_in_makes_mail_wait() -> None:
 
 def test_without_a_user_the_nameless_account_is_still_the_only_one() -> None:
     """A request without a user reaches the only account's keeper, which knows why there is no token yet."""
-    assert Allow(NAMELESS, SCOPES) == ask(TokenRequest("SMTP"), rules(NAMELESS))
+    assert NAMELESS == ask(TokenRequest("SMTP"), rules(NAMELESS))
 
 
 def test_every_refusal_has_a_code_of_the_wire_and_a_next_move() -> None:
@@ -319,10 +319,10 @@ def test_every_address_of_a_domain(user: str, name: str) -> None:
     """Each is served under its own name, a named account wins, and what is no address of exactly this domain is unknown."""
     answer = ask(TokenRequest("SMTP", "token", user), rules(A, B, EVERY))
 
-    assert name == (answer.account.user if isinstance(answer, Allow) else "")
+    assert name == (answer.user if isinstance(answer, Account) else "")
     assert code(answer) == ("allowed" if name else "unknown-account")
-    if isinstance(answer, Allow):
-        assert answer.account.grant == (A if answer.account == A else EVERY).grant
+    if isinstance(answer, Account):
+        assert answer.grant == (A if answer == A else EVERY).grant
 
 
 def test_a_named_account_wins_with_its_own_protocols() -> None:
@@ -332,8 +332,8 @@ def test_a_named_account_wins_with_its_own_protocols() -> None:
     assert "unknown-protocol" == code(ask(TokenRequest("IMAP", "token", "desk@example.test"), rules(less, EVERY)))
     signed_in = {NAMELESS.grant.key: "desk@example.test"}
     answer = ask(TokenRequest("SMTP", "token", "desk@example.test"), rules(NAMELESS, EVERY), signed_in)
-    assert isinstance(answer, Allow)
-    assert NAMELESS == answer.account
+    assert isinstance(answer, Account)
+    assert NAMELESS == answer
 
 
 def test_no_default_is_every_address() -> None:
@@ -341,8 +341,8 @@ def test_no_default_is_every_address() -> None:
     alone, beside = (ask(NOBODY_IN_PARTICULAR, rules(*them)) for them in ((EVERY,), (EVERY, A)))
 
     assert "unknown-account" == code(alone)
-    assert isinstance(beside, Allow)
-    assert A == beside.account
+    assert isinstance(beside, Account)
+    assert A == beside
 
 
 def test_an_address_with_a_grant_of_its_own() -> None:
@@ -352,7 +352,7 @@ def test_an_address_with_a_grant_of_its_own() -> None:
         ask(TokenRequest("SMTP", "token", user), rules(A, every))
         for user in ("desk@example.test", "<Desk@EXAMPLE.test>", "jobs@example.test")
     ]
-    grants = [each.account.grant for each in answers if isinstance(each, Allow)]
+    grants = [each.grant for each in answers if isinstance(each, Account)]
 
     assert ["desk@example.test", "desk@example.test", "jobs@example.test"] == [each.login for each in grants]
     assert 2 == len({each.key for each in grants} - {every.grant.key})

@@ -13,9 +13,9 @@ from typing import Protocol, TypeAlias
 
 import trio
 
-from cms.core.accounts import Grant, Scopes
+from cms.core.accounts import Account, Grant, Scopes
 from cms.core.lifecycle import Deny, Life, Need, Token, Wait
-from cms.core.policy import NOT_SIGNED_IN, Allow, Peer, Rules, decide
+from cms.core.policy import NOT_SIGNED_IN, Peer, Rules, decide
 from cms.core.preflight import misfit_of, permission_of
 from cms.system.logs import get_logger
 from cms_oauth.peer import ROOT
@@ -46,12 +46,13 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A request that may have a token which is not there yet: `allowed` by these `rules`, and what is waited for."""
+    """A request that may have a token of `account` which is not there yet, by these `rules`, and what is waited for."""
 
     peer: Peer
     request: TokenRequest
     rules: Rules
-    allowed: Allow
+    account: Account
+    scopes: Scopes
     keeper: Keeper
     need: Need
 
@@ -77,10 +78,10 @@ class Issuer:
 
         After a wait, `before` is what was waited for, and `had` what its keeper has said: None if a reload came meanwhile.
         """
-        allowed = decide(peer, request, self.rules, self._signed_in)
-        if isinstance(allowed, Deny):
-            return request.user, allowed
-        account, scopes = allowed.account, allowed.scopes
+        account = decide(peer, request, self.rules, self._signed_in)
+        if isinstance(account, Deny):
+            return request.user, account
+        scopes = account.scopes[request.protocol]
         permission = permission_of(account, request.protocol) if account.preflight else ""
         need = Need(permission, request.min_valid, request.rejected)
         try:
@@ -94,7 +95,7 @@ class Issuer:
             log.exception("a keeper failed at a request", user=account.user)
             return account.user, _BROKEN
         if isinstance(reply, Wait):
-            return Pending(peer, request, self.rules, allowed, keeper, need)
+            return Pending(peer, request, self.rules, account, scopes, keeper, need)
         # Only now: the first token and the name of who signed in may have come together.
         user = account.user or keeper.who
         if isinstance(reply, Deny):
@@ -107,7 +108,7 @@ class Issuer:
 
     async def wait(self, pending: Pending, deadline: float) -> NamedAnswer:
         """Wait until a request can be answered, at most until `deadline` by trio's clock, whatever is reloaded meanwhile."""
-        account = pending.allowed.account
+        account = pending.account
         if len(self._waiting) >= MAX_WAITING:
             return account.user or pending.keeper.who, _BUSY
         answer: NamedAnswer | Pending = pending
@@ -116,11 +117,11 @@ class Issuer:
         try:
             with limit:
                 while isinstance(answer, Pending):
-                    reply = await answer.keeper.wait(answer.allowed.scopes, answer.need)
+                    reply = await answer.keeper.wait(answer.scopes, answer.need)
                     answer = self._after(answer, reply)
             # Its time is over.
             while isinstance(answer, Pending):
-                answer = self._after(answer, answer.keeper.without_waiting(answer.allowed.scopes, answer.need))
+                answer = self._after(answer, answer.keeper.without_waiting(answer.scopes, answer.need))
         except Exception:
             log.exception("a keeper failed at a request", user=account.user)
             return account.user, _BROKEN
