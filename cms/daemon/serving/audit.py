@@ -66,20 +66,19 @@ log = logs.get_logger()
 
 
 class Asked(NamedTuple):
-    """One request. `at` is CLOCK_BOOTTIME; `user` is whose token it is, as far as that is known.
+    """One request. `user` is whose token it is, as far as that is known.
 
     `outcome` is "granted" or a code of the wire protocol.
     """
 
-    at: float
     peer: Peer
     request: TokenRequest
     user: str
     outcome: str
 
 
-# A request, and the name of the program that asked.
-Named = tuple[Asked, str]
+# A request, when its line was written (CLOCK_BOOTTIME), and the name of the program that asked.
+Written = tuple[Asked, float, str]
 
 
 class Place(Protocol):
@@ -100,9 +99,9 @@ class Audit:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
-        self._recent = deque[Named](maxlen=MAX_RECENT)
+        self._recent = deque[Written](maxlen=MAX_RECENT)
         # The last grant by account and protocol.
-        self._last = dict[tuple[str, str], Named]()
+        self._last = dict[tuple[str, str], Written]()
         self._unwritten = list[Asked]()
         self._places = list[Place]()
         self._often = Rations((MAX_REFUSALS, MAX_REFUSALS * DAY), (math.inf, 0.0))
@@ -143,12 +142,11 @@ class Audit:
 
     def record(self, peer: Peer, request: TokenRequest, user: str, outcome: str) -> None:
         """Keep a request, for `flush` and for the status."""
-        now = self.now()
         self.outcomes[outcome] += 1
-        if outcome != "granted" and not self._often.take(peer.uid, 1, now):
+        if outcome != "granted" and not self._often.take(peer.uid, 1, self.now()):
             self._count(peer.uid)
             return
-        self._unwritten.append(Asked(now, peer, request, user, outcome))
+        self._unwritten.append(Asked(peer, request, user, outcome))
 
     def count_unread(self, peer: Peer) -> None:
         """Count a request of a peer that may not ask, which was not even read."""
@@ -168,11 +166,11 @@ class Audit:
         lines: dict[tuple[Rations, int], list[str]] = defaultdict(list)
         for each in asked:
             name = programs.get(each.peer.pid, _UNNAMED)
-            granted = each.outcome == "granted"
-            self._remember(each, name)
+            granted, written = each.outcome == "granted", (each, now, name)
+            self._remember(written)
             if granted:
-                self._note(each, name)
-            elif self._logged.take(each.peer.uid, 1, each.at):
+                self._note(written)
+            elif self._logged.take(each.peer.uid, 1, now):
                 log.info("request", **_facts(each, name))
             elif not self._places:
                 # It is written nowhere else.
@@ -181,9 +179,9 @@ class Audit:
                 share = self._grants if granted else self._refusals
                 lines[share, each.peer.uid].append(f"time={stamp} {_line(each, name)}")
         if lines:
-            written = [line for (share, uid), more in lines.items() for line in self._rationed(share, uid, more, now)]
+            found = [line for (share, uid), more in lines.items() for line in self._rationed(share, uid, more, now)]
             for place in self._places:
-                place.write(written)
+                place.write(found)
 
     def _rationed(self, share: Rations, uid: int, lines: list[str], now: float) -> list[str]:
         """Return those of a user's lines that there is room for. Nearly always there is for all of a round."""
@@ -201,23 +199,25 @@ class Audit:
         for each in self._places:
             each.close()
 
-    def _note(self, asked: Asked, name: str) -> None:
+    def _note(self, written: Written) -> None:
         """Keep a grant as the last of its account and protocol, in place of the one that was longest ago."""
+        asked, _, _ = written
         key = asked.user, asked.request.protocol
         self._last.pop(key, None)
         if len(self._last) >= MAX_TAKEN:
             del self._last[next(iter(self._last))]
-        self._last[key] = asked, name
+        self._last[key] = written
 
-    def _remember(self, asked: Asked, name: str) -> None:
+    def _remember(self, written: Written) -> None:
         """Keep a request for the status, in place of the oldest or of its uid's oldest refusal."""
+        asked, _, _ = written
         if asked.outcome != "granted":
             refused = [
                 each for each in self._recent if each[0].outcome != "granted" and each[0].peer.uid == asked.peer.uid
             ]
             if len(refused) >= MAX_RECENT_REFUSALS:
                 self._recent.remove(refused[0])
-        self._recent.append((asked, name))
+        self._recent.append(written)
 
     def _count(self, uid: int, number: int = 1) -> None:
         self._counted += number
@@ -251,11 +251,11 @@ class Audit:
         if user.startswith(EVERY):
             users = [each for each, _ in self._last if each.lower().endswith(user[1:].lower())]
         found = [self._last[one, each] for one in users for each in protocols if (one, each) in self._last]
-        return self._data(max(found, key=lambda each: each[0].at), wall) if found else None
+        return self._data(max(found, key=lambda each: each[1]), wall) if found else None
 
-    def _data(self, named: Named, wall: float) -> dict[str, Any]:
-        asked, name = named
-        age = self.now() - asked.at
+    def _data(self, written: Written, wall: float) -> dict[str, Any]:
+        asked, at, name = written
+        age = self.now() - at
         return {"age": int(age), "at": int(wall - age), **_facts(asked, name)}
 
 
@@ -289,7 +289,7 @@ def _facts(asked: Asked, name: str) -> dict[str, Any]:
 
 
 def _line(asked: Asked, name: str) -> str:
-    _at, (pid, uid, gid, _groups), request, user, outcome = asked
+    (pid, uid, gid, _groups), request, user, outcome = asked
     return f"{_before(name, uid, gid, user, request.protocol, request.form, outcome)} pid={pid}"
 
 

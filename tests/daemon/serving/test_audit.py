@@ -106,8 +106,10 @@ def test_the_newest_comes_first() -> None:
     """Who asked for what, with what outcome, and how long ago."""
     it = Recording(100.0)
     it.record(pid=NOBODY)
+    it.audit.flush()
     it.now = 130.5
     it.record(1001, pid=NOBODY + 1, user="", form="xoauth2", outcome="denied")
+    it.audit.flush()
     it.now = 160.0
 
     common = {"gid": 100, "protocol": "SMTP", "program": "-"}
@@ -349,7 +351,7 @@ def test_what_every_address_of_a_domain_had_last(it: Recording, monkeypatch: pyt
     ):
         it.now = float(number)
         it.record(1000 + number, user=user)
-    it.audit.flush()
+        it.audit.flush()
     every = it.audit.last_taken("*@Example.test", ("SMTP", "IMAP"), 5000.0)
     it.record(user="c@example.test")
     it.audit.flush()
@@ -363,6 +365,7 @@ def test_what_every_address_of_a_domain_had_last(it: Recording, monkeypatch: pyt
 def test_who_took_what_last(it: Recording) -> None:
     """By account and protocol, grants only; the newest of the protocols of one token."""
     it.record(1001)
+    it.audit.flush()
     it.now = 11.0
     it.record(1002, protocol="IMAP")
     it.record(1003, outcome="denied")
