@@ -102,6 +102,8 @@ class Listener:
     _left: list[Accepted] = field(default_factory=list)
     # Why no more could be accepted the last time, None if there were no more.
     _problem: OSError | None = None
+    # There may be more, because as many were found as were wanted.
+    _more: bool = False
 
     async def wait(self, relieve: Callable[[], bool] = bool) -> None:
         """Wait until a connection can be accepted. All other tasks have a turn first.
@@ -111,7 +113,7 @@ class Listener:
         """
         if self._problem:
             await self._survive(self._problem, relieve)
-        elif self._left:
+        elif self._left or self._more:
             await trio.lowlevel.checkpoint()
         else:
             # `mend` closes the socket, and another is in its place.
@@ -148,6 +150,7 @@ class Listener:
                 found.append((sock, Peer(*credentials(sock), partial(groups, sock))))
             except OSError:
                 sock.close()
+        self._more = len(found) == most
         return found
 
     def last(self) -> list[Accepted]:
