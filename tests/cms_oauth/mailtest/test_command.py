@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from support.dialogues import FILE, GOOD, USER, Dialogue, Player, all_dialogues, jwt
 from support.ports import closed_port
 from support.scripted import PATIENCE, Daemon, MailServer
@@ -26,25 +25,6 @@ from cms_oauth.diagnosis import mail
 
 DIALOGUES = all_dialogues()
 BY_NAME = {each.name: each for each in DIALOGUES}
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    return context
-
-
-@pytest.fixture(autouse=True)
-def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
 
 
 class World:
