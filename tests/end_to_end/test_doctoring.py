@@ -19,6 +19,7 @@ from support.evidence import keep
 from support.programs import require_program, require_root
 from support.reachable import ALICE, Installation, become
 from support.servers import MailServers
+from support.waiting import until
 
 USER = "user.of.mail@domain.com"
 # A machine's name that only this test has. The socket is named after the machine, so that the name is in what is found.
@@ -240,6 +241,7 @@ def test_a_bundle_with_refusals_has_no_personal_data(make_daemon: Callable[..., 
     shown = owner.doctor("--bundle", str(path))
     servers.entra.revoke(user)
     owner.daemon.cms("refresh")
+    until(lambda: "50173" in owner.daemon.cms("status", "--json").stdout, "the refusal")
     revoked = owner.daemon.home / "revoked.json"
     owner.doctor("--bundle", str(revoked))
     texts = [each.read_text() for each in (path, revoked)]
