@@ -56,7 +56,7 @@ _CHUNK = 1025
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Question:
     """One whole request. `wrong` is why nobody can answer it, None if it is well-formed; `last` ends the connection."""
 
@@ -78,6 +78,9 @@ class Wanted(Enum):
 
 # What a connection waits for, None at its end. A `Pending` is a request whose token is not there yet.
 Next: TypeAlias = Wanted | Pending | None
+
+# What each uid that may ask was granted for a question, which is one object for equal bytes. True for a moment only.
+Granted: TypeAlias = dict[tuple[int, Question], NamedAnswer]
 
 
 @dataclass(eq=False, slots=True)
@@ -184,7 +187,9 @@ class Connections(ABC):
         strangers += [each for each in new if each.stranger]
         served = [*(each for each in new if not each.stranger), *strangers[:at_once]]
         del strangers[:at_once]
-        answered = [(each, self._answer(each, now)) for each in served]
+        # Nothing changes meanwhile, and programs that come together mostly ask for the same token: it is found once.
+        granted: Granted = {}
+        answered = [(each, self._answer(each, now, granted)) for each in served]
         # All replies at the end: a reply wakes its client, and to do the same thing many times is quicker than to alternate.
         for connection, wanted in answered:
             if still_wanted := self._send(connection) if wanted is Wanted.ROOM else wanted:
@@ -237,13 +242,15 @@ class Connections(ABC):
 
     def _go_on(self, connection: ClientConnection, now: float, answer: NamedAnswer | None = None) -> Next:
         """Do all that can be done now; return what has to come first for the rest."""
-        wanted = self._answer(connection, now, answer)
+        wanted = self._answer(connection, now, {}, answer)
         return self._send(connection) if wanted is Wanted.ROOM else wanted
 
-    def _answer(self, connection: ClientConnection, now: float, answer: NamedAnswer | None = None) -> Next:
+    def _answer(
+        self, connection: ClientConnection, now: float, granted: Granted, answer: NamedAnswer | None = None
+    ) -> Next:
         """Read a request and make its reply; return what has to come first. A failure reaches no other connection.
 
-        `now` is trio's clock, and `answer` what the request in hand was waiting for.
+        `now` is trio's clock, `granted` what others got at this moment, and `answer` what the request in hand was waiting for.
         """
         try:
             question = connection.question or self._next(connection, now)
@@ -251,14 +258,16 @@ class Connections(ABC):
                 return self._lie_idle(connection, now) if question else self._end(connection)
             if connection.question is None:
                 connection.question = question
+                asked = connection.peer.uid, question
+                known = None if connection.stranger else granted.get(asked)
                 # A stranger is told nothing else, not even of a mistake.
-                found = (
-                    ("", question.wrong)
-                    if question.wrong and admits(connection.peer, self._issuer.rules)
-                    else self._issuer.token(connection.peer, question.request)
-                )
+                if question.wrong and admits(connection.peer, self._issuer.rules):
+                    known = "", question.wrong
+                found = known or self._issuer.token(connection.peer, question.request)
                 if isinstance(found, Pending):
                     return found
+                if isinstance(found[1], Token):
+                    granted[asked] = found
                 answer = found
             if answer:
                 user, reply = answer

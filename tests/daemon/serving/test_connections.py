@@ -230,6 +230,24 @@ async def test_users_take_turns(tmp_path: Path, kind: Kind, monkeypatch: pytest.
 
 
 @in_trio
+async def test_what_came_together_is_decided_once(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal questions of one user get one answer, and a line each; another user's, another question and a later one do not."""
+    uids = iter([1, 1, 2, 1, 1])
+    monkeypatch.setattr(listener, "credentials", lambda _sock: (7, next(uids), 100))
+    async with serving(tmp_path, kind) as served:
+        users = ["a@example.test", "a@example.test", "a@example.test", "A@example.test"]
+        clients = [plain_client(served.path, kind.request(user)) for user in users]
+        replies = [await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(each))) for each in clients]
+        together = len(served.keeper.asked)
+        later = await served.ask(kind.request())
+
+        assert [kind.granted()] * 5 == [*replies, later]
+        assert 5 == served.audit.outcomes["granted"]
+        # A Postfix table may have several questions on one connection, and does not look for equal ones.
+        assert (3 if kind.name == "token" else 4, 1) == (together, len(served.keeper.asked) - together)
+
+
+@in_trio
 async def test_strangers_wait_for_who_may_ask(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has come together with a flood is served before it, and who comes later after a few of it."""
     strangers, at_once = 2 * connections.STRANGERS_AT_ONCE, connections.STRANGERS_AT_ONCE
