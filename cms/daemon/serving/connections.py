@@ -79,8 +79,8 @@ class Wanted(Enum):
 # What a connection waits for, None at its end. A `Pending` is a request whose token is not there yet.
 Next: TypeAlias = Wanted | Pending | None
 
-# What each uid that may ask was granted for a question, which is one object for equal bytes. True for a moment only.
-Granted: TypeAlias = dict[tuple[int, Question], NamedAnswer]
+# What each uid that may ask was granted for a question, at one moment. The token socket has one object for equal questions.
+Decided: TypeAlias = dict[tuple[int, Question], NamedAnswer]
 
 
 @dataclass(eq=False, slots=True)
@@ -188,8 +188,8 @@ class Connections(ABC):
         served = [*(each for each in new if not each.stranger), *strangers[:at_once]]
         del strangers[:at_once]
         # Nothing changes meanwhile, and programs that come together mostly ask for the same token: it is found once.
-        granted: Granted = {}
-        answered = [(each, self._answer(each, now, granted)) for each in served]
+        decided: Decided = {}
+        answered = [(each, self._answer(each, now, decided)) for each in served]
         # All replies at the end: a reply wakes its client, and to do the same thing many times is quicker than to alternate.
         for connection, wanted in answered:
             if still_wanted := self._send(connection) if wanted is Wanted.ROOM else wanted:
@@ -246,11 +246,11 @@ class Connections(ABC):
         return self._send(connection) if wanted is Wanted.ROOM else wanted
 
     def _answer(
-        self, connection: ClientConnection, now: float, granted: Granted, answer: NamedAnswer | None = None
+        self, connection: ClientConnection, now: float, decided: Decided, answer: NamedAnswer | None = None
     ) -> Next:
         """Read a request and make its reply; return what has to come first. A failure reaches no other connection.
 
-        `now` is trio's clock, `granted` what others got at this moment, and `answer` what the request in hand was waiting for.
+        `now` is trio's clock, `decided` what others got at this moment, and `answer` what the request in hand was waiting for.
         """
         try:
             question = connection.question or self._next(connection, now)
@@ -259,7 +259,7 @@ class Connections(ABC):
             if connection.question is None:
                 connection.question = question
                 asked = connection.peer.uid, question
-                known = None if connection.stranger else granted.get(asked)
+                known = None if connection.stranger else decided.get(asked)
                 # A stranger is told nothing else, not even of a mistake.
                 if question.wrong and admits(connection.peer, self._issuer.rules):
                     known = "", question.wrong
@@ -267,7 +267,7 @@ class Connections(ABC):
                 if isinstance(found, Pending):
                     return found
                 if isinstance(found[1], Token):
-                    granted[asked] = found
+                    decided[asked] = found
                 answer = found
             if answer:
                 user, reply = answer
