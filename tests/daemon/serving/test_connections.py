@@ -248,6 +248,23 @@ async def test_what_came_together_is_decided_once(tmp_path: Path, kind: Kind, mo
 
 
 @in_trio
+async def test_a_stranger_is_not_given_what_another_was_granted(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one of the same user, whose process lacks the group, and who has asked the same thing at the same moment."""
+    gids = iter([64_200, 64_201])
+    monkeypatch.setattr(listener, "credentials", lambda _sock: (7, STRANGER, next(gids)))
+    monkeypatch.setattr(listener, "groups", lambda _sock: ())
+    async with serving(tmp_path, kind, replace(CLOSED, groups=frozenset({64_200}))) as served:
+        clients = [plain_client(served.path, kind.request()) for _ in range(2)]
+        granted, refused = [await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(each))) for each in clients]
+
+        assert kind.granted() == granted
+        assert SECRET.encode() not in refused
+        assert (1, 1) == tuple(served.audit.outcomes[each] for each in ("granted", "denied"))
+
+
+@in_trio
 async def test_strangers_wait_for_who_may_ask(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has come together with a flood is served before it, and who comes later after a few of it."""
     strangers, at_once = 2 * connections.STRANGERS_AT_ONCE, connections.STRANGERS_AT_ONCE
