@@ -151,7 +151,8 @@ def _options_of_url(dsn: str) -> Mapping[str, str]:
     place, _, database = rest.partition("/")
     who, _, hosts = place.rpartition("@")
     user, colon, _ = who.partition(":")
-    if colon:
+    # Behind a password with a "/" that is not escaped, the "@" stands where the database should be.
+    if colon or "@" in database:
         _check_option("password")
     found = {"user": user, "dbname": database}
     found["host"] = ",".join(re.sub(r":\d*$", "", each).strip("[]") for each in hosts.split(","))
