@@ -153,7 +153,7 @@ class Unavailable(Exception):
     """The question cannot be answered now, or not by this host. `outcome` says why; nothing was changed."""
 
     def __init__(self, outcome: Transient | Refused) -> None:
-        super().__init__(outcome.trouble.kind)
+        super().__init__(outcome.trouble.message)
         self.outcome = outcome
 
 

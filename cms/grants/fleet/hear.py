@@ -81,7 +81,7 @@ class Hearing:
             except (Away, Unavailable) as error:
                 # A lost connection mostly comes back at the first try: that is not worth telling.
                 if self._wire is None:
-                    self._reached(str(error) if isinstance(error, Away) else error.outcome.trouble.message)
+                    self._reached(str(error))
             pause = _SHORTEST_PAUSE if self._wire else min(_LONGEST_PAUSE, 2 * pause)
             if self._wire:
                 self._wire.close()

@@ -130,7 +130,7 @@ class Member:
                         stored = self._bring(wire, journal, statements.STORE if lineage else statements.BRING_BACK)
                     except Unavailable as error:
                         # The others are shared all the same, and this one at the next greeting.
-                        note(f"this host's journal of a sign-in cannot be shared: {error.outcome.trouble.message}")
+                        note(f"this host's journal of a sign-in cannot be shared: {error}")
                         self.unshared.add(journal.grant.key)
                         continue
                     brought += [journal.grant.key] if stored else []
@@ -144,7 +144,7 @@ class Member:
         """Bring one journal; return whether the database has taken it."""
         try:
             found = journal.open(self.keys)
-        except (ValueError, Unavailable) as error:
+        except ValueError as error:
             note(f"this host's journal of a sign-in cannot be shared: {error}")
             return False
         if statement == statements.BRING_BACK and self.now().wall - found.entry.redeemed > LONGEST_AWAY:
