@@ -240,6 +240,24 @@ def test_a_journal_that_is_too_old_is_no_news(lab: Lab) -> None:
     assert [] == told
 
 
+def test_a_journal_whose_key_cannot_be_read(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """The log says why it is not shared; once the key is back, so is the sign-in, without a restart."""
+    one, key = lab.signed_in("a"), lab.folder / "fleet.key"
+    kept = key.read_bytes()
+    lab.base.sql("DELETE FROM cms.signins")
+    key.unlink()
+    one.again()
+    first = kind(one.ask())
+    said = capsys.readouterr().err
+    key.write_bytes(kept)
+    key.chmod(0o600)
+
+    assert "fleet" != first
+    assert "cannot be shared: the fleet's key cannot be read" in said
+    assert one.refresh_token()
+    assert (1,) == lab.row("generation")
+
+
 @pytest.mark.parametrize(("days", "there"), [(29, True), (31, False)])
 def test_how_long_a_host_may_be_away(lab: Lab, days: int, there: bool) -> None:
     """A sign-out is remembered for thirty days, and a journal that is older than that brings no sign-in back."""
