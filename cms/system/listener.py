@@ -54,11 +54,11 @@ Accepted: TypeAlias = tuple[socket.SocketType, Peer]
 _FEW = 2
 
 
-def has_come(sock: socket.SocketType) -> bool:
-    """True if something has come to a socket that is not taken yet: bytes, a connection, or its end."""
-    look = select.poll()
-    look.register(sock.fileno(), select.POLLIN)
-    return bool(look.poll(0))
+def has_come(sock: socket.SocketType, looks: int = 1) -> bool:
+    """True if bytes, a connection or an end that nobody has taken have come to a socket, or come while we look so often."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return any(poll.poll(0) for _ in range(looks))
 
 
 # Raises ListenError if nothing may listen at a path.
@@ -120,19 +120,22 @@ class Listener:
             with suppress(trio.ClosedResourceError):
                 await trio.lowlevel.wait_readable(self.sock)
 
-    def accept(self, most: int = 1) -> list[Accepted]:
-        """Return connections that can be accepted, at most so many. Never waits: without any, call `wait`."""
+    def accept(self, most: int = 1, looks: int = 1) -> list[Accepted]:
+        """Return connections that can be accepted, at most so many; the first may come while we look so many times.
+
+        Never waits: without any, call `wait`.
+        """
         if self._left:
             found, self._left = self._left[:most], self._left[most:]
             return found
-        return self._accepted(most)
+        return self._accepted(most, looks)
 
-    def _accepted(self, most: int) -> list[Accepted]:
+    def _accepted(self, most: int, looks: int = 1) -> list[Accepted]:
         """Accept what waits. A connection whose peer is unknown is closed; the error that ended all others is kept."""
         self._problem = None
         found: list[Accepted] = []
         while len(found) < most:
-            if len(found) < _FEW and not has_come(self.sock):
+            if len(found) < _FEW and not has_come(self.sock, 1 if found else looks):
                 break
             try:
                 # What the standard library makes `accept` of, whose objects cost as much as the answer to a request.

@@ -7,6 +7,7 @@ import grp
 import os
 import re
 import shutil
+import signal
 import socket
 import stat
 import struct
@@ -456,6 +457,25 @@ def test_what_has_not_come_is_not_accepted(tmp_path: Path, monkeypatch: pytest.M
             each.close()
 
     assert (1, 1) == (len(found), len(tried))
+
+
+def test_a_connection_that_comes_a_little_later_is_found(tmp_path: Path) -> None:
+    """It is there in time if it comes while the listener looks for it; who does not want to look for long finds none."""
+    with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as client:
+        sock.setblocking(False)
+        sock.bind(str(tmp_path / "s"))
+        sock.listen()
+        made = Listener("/x", sock)
+        before = signal.signal(signal.SIGALRM, lambda *_: client.connect(str(tmp_path / "s")))
+        try:
+            at_once = made.accept(64)
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            ((found, _peer),) = made.accept(64, looks=sys.maxsize)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        found.close()
+
+    assert not at_once
 
 
 @in_trio_clock
