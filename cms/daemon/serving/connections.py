@@ -42,7 +42,7 @@ MAX_IDLE = 128
 MAX_STRANGERS = 16
 
 # Strangers that are answered between two looks for new connections: who may ask waits for few of them.
-STRANGERS_AT_ONCE = 2
+STRANGERS_AT_ONCE = 3
 
 # If no more than these have come together, it is likely that no other client is asking right now.
 _FEW = 2
