@@ -4,7 +4,7 @@ Each kind of socket is a subclass that knows its protocol: which bytes are a who
 reply (`render`). Neither waits, nor does the answer to a request whose token is held (`issue`).
 
 A connection is idle until a whole request has arrived; idle connections are evicted, oldest first, to make room for new
-ones. A whole request is always answered, and has one line in the log.
+ones. A whole request is always answered, and given to the audit once.
 
 A peer that may not ask is a stranger: it is told so when its request is whole, and that ends its connection. Strangers have
 few places to be idle in, make room first, and are answered after all others; of very many that come together, most are
@@ -31,7 +31,7 @@ from cms.system.listener import Accepted, Listener, has_come, settle
 from cms.system.logs import get_logger
 from cms_oauth import wire
 
-# Connections that are served before other tasks have their turn: a millisecond's work.
+# Connections that are served before other tasks have their turn: a millisecond's work, and four where they come one by one.
 MAX_ROUND = 64
 
 # Idle connections. A client that means to ask sends its line long before so many others have come.
@@ -95,7 +95,7 @@ class ClientConnection:
       will come.
     - `question` is the request in hand, and `began` when its first byte came: every deadline of a request counts from then,
       whatever happens meanwhile.
-    - `reply` is what is not sent of the answer, which is in the log already.
+    - `reply` is what is not sent of the answer, which is recorded already.
     - `scope` ends the connection while it is idle: when its time is over, or when it has to make room.
     - `stranger`: may not ask, by the rules of the moment in which it connected, or of its last request.
     """
@@ -189,7 +189,7 @@ class Connections(ABC):
         now, rules = trio.current_time(), self._issuer.rules
         new = [ClientConnection(sock, peer, stranger=not admits(peer, rules)) for sock, peer in accepted]
         strangers += [each for each in new if each.stranger]
-        served = [*(each for each in new if not each.stranger), *strangers[:at_once]]
+        served = [each for each in new if not each.stranger] + strangers[:at_once]
         del strangers[:at_once]
         # Nothing changes meanwhile, and programs that come together mostly ask for the same token: it is found once.
         decided: Decided = {}

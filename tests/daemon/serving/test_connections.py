@@ -23,7 +23,7 @@ from cms.daemon.serving.connections import REPLY_SECONDS, ClientConnection, Conn
 from cms.daemon.serving.postfix_table import PostfixTable
 from cms.daemon.serving.token_socket import TokenSocket
 from cms.system import listener
-from cms.system.listener import Listener
+from cms.system.listener import Accepted, Listener
 from cms_oauth import wire
 
 pytestmark = pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -194,8 +194,9 @@ async def test_other_tasks_have_their_turn(tmp_path: Path, kind: Kind, monkeypat
 async def test_a_client_that_asks_again_at_once_has_no_other_task_before_it(
     tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its next request comes while the line of the one before is written, and is answered in the same round."""
+    """Its next request comes while the line of the one before is written, or is looked for, and is answered in the same round."""
     answered, wait, clients = list[int](), Listener.wait, list[socket.socket]()
+    looked, accept = list[int](), Listener.accept
     async with serving(tmp_path, kind) as served:
         flush = served.audit.flush
 
@@ -208,13 +209,19 @@ async def test_a_client_that_asks_again_at_once_has_no_other_task_before_it(
             answered.append(len(served.outcomes))
             await wait(self, relieve)
 
+        def look(self: Listener, most: int = 1, looks: int = 1) -> list[Accepted]:
+            looked.append(looks)
+            return accept(self, most, looks)
+
         monkeypatch.setattr(served.audit, "flush", ask_again)
         monkeypatch.setattr(Listener, "wait", noted)
+        monkeypatch.setattr(Listener, "accept", look)
         clients.append(plain_client(served.path, kind.request()))
         for client in clients:
             assert kind.granted() == await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
 
     assert [2] == answered
+    assert {connections._LOOKS} == set(looked)
 
 
 @in_trio
