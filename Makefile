@@ -176,13 +176,13 @@ recordings: $(INSTALLED) $(DOCS_STAMP)
 links: $(DOCS_STAMP)
 	$(SPHINX) -b linkcheck . build/links
 
+bench-check: BENCH_OPTIONS = --check '$(OLD)'
+bench-short: BENCH_OPTIONS = --short
 bench bench-check bench-short: $(TEST_STAMP)
+	@test '$@$(OLD)' != bench-check || { echo 'Say which revision is the older one: make bench-check OLD=REVISION' >&2; exit 2; }
 	@# What cannot be installed is left out, and named.
 	-tests/install-debian-packages gcc libc6-dev oidc-agent-cli mutt postgresql
 	$(VENV)/bin/python -m bench --chapters '$(CHAPTERS)' $(BENCH_OPTIONS)
-
-bench-check: BENCH_OPTIONS = --check '$(OLD)'
-bench-short: BENCH_OPTIONS = --short
 
 # The oldest libraries together, and the newest together in every Python that this machine has. Debian's own libraries are
 # tested by `make test-trixie`, also with SUITE=sid.

@@ -77,7 +77,7 @@ def fetch(section: Section) -> str:
     bare = section.median((BARE, PASS, "wall"))
     who = [(name, case) for name, case in section.rounds if case in (FETCH, PASS)]
     found = sorted((section.median((name, case, "wall")), name) for name, case in who)
-    bars = [Bar(name, value, f"{value * 1e3:.1f} ms, {value / bare:.2g} x") for value, name in found]
+    bars = [Bar(name, value, f"{value * 1e3:.1f} ms, {value / bare:.3g} x") for value, name in found]
     title = "One fetch of a token, from the start of the command to its end"
     return drawn(title, [Panel(f"{title} (x: beside a bare interpreter)", bars, found[-1][0])])
 

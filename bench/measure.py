@@ -51,6 +51,7 @@ UNITS = {
     "lines": Unit("other lines", digits=0),
     "failures": Unit("failures", digits=0),
     "left": Unit("not closed", digits=0),
+    "descriptors": Unit("more descriptors", digits=0),
     "requests": Unit("requests", digits=0),
     "wakeups": Unit("wake-ups in 30 s", digits=2),
     "cpu_idle": Unit("CPU in 30 s, ms", 1e3, 2),
@@ -81,13 +82,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Target:
-    """What is promised of a figure, as a multiple of that of `beside` if there is one. Without limits it only informs."""
+    """What is promised of a figure, as a multiple of that of `beside` if there is one. Without limits it only informs.
+
+    With `always`, every round has to keep the promise, not only their median.
+    """
 
     what: str
     of: Key
     beside: Key | None = None
     at_most: float | None = None
     at_least: float | None = None
+    always: bool = False
 
     @property
     def unit(self) -> str:
@@ -97,7 +102,8 @@ class Target:
     def wanted(self) -> str:
         """What is promised, in words."""
         limits = (("at most", self.at_most), ("at least", self.at_least))
-        return " and ".join(f"{words} {limit:g}" for words, limit in limits if limit is not None)
+        wanted = " and ".join(f"{words} {limit:g}" for words, limit in limits if limit is not None)
+        return f"always {wanted}" if self.always else wanted
 
     def value(self, at: Callable[[Key], float]) -> float:
         """Return the value, of the figures that `at` returns."""

@@ -90,6 +90,11 @@ def memory(pid: int) -> float:
     return 1024.0 * sum(map(int, re.findall(r"(?m)^VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())))
 
 
+def descriptors(pid: int) -> int:
+    """Return how many descriptors of a process are open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 def wakeups(pid: int) -> Counter[str]:
     """Return how often each thread of a process has gone to sleep, and so was woken."""
     texts = {path: path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")}

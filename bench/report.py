@@ -44,7 +44,8 @@ def targets(sections: Sequence[Section]) -> str:
         except (Missing, ZeroDivisionError):
             rows.append([target.what, "not measured", "", target.wanted, ""])
             continue
-        met = "" if not target.wanted else "yes" if target.is_met(value) else "**no**"
+        kept = all(map(target.is_met, rounds if target.always else [value]))
+        met = "" if not target.wanted else "yes" if kept else "**no**"
         single = f"{min(rounds):.3g} to {max(rounds):.3g}" if len(rounds) > 1 else ""
         rows.append([target.what, f"{value:.3g} {target.unit}", single, target.wanted, met])
     return table(["target", "measured", "single rounds", "wanted", "met"], rows)

@@ -109,14 +109,23 @@ def test_a_target_is_a_ratio_of_medians() -> None:
     [
         (Target("late", (CMS, "a case", "late"), None, 100), ["20 latest line, ms", "", "at most 100", "yes"]),
         (Target("slow", (CMS, "a case", "rate"), None, at_least=500), ["400 requests/s", "", "at least 500", "**no**"]),
+        (
+            Target("late once", (CMS, "a case", "lost"), None, 0, always=True),
+            ["0 lost lines", "0 to 1", "always at most 0", "**no**"],
+        ),
+        (
+            Target("never late", (CMS, "a case", "lost"), None, 1, always=True),
+            ["0 lost lines", "0 to 1", "always at most 1", "yes"],
+        ),
         (Target("told only", (CMS, "a case", "rate")), ["400 requests/s", "", "", ""]),
         (Target("missing", (CMS, "another", "rate"), None, 1), ["not measured", "", "at most 1", ""]),
     ],
     ids=lambda value: value.what if isinstance(value, Target) else "",
 )
 def test_absolute_targets(target: Target, row: list[str]) -> None:
-    """Figures without a neighbour are shown in their unit, and so are their limits."""
-    found = section((CMS, "a case", [{"late": 0.02, "rate": 400.0}]), targets=(target,))
+    """Figures without a neighbour are shown in their unit, and so are their limits. What has to hold always holds in each round."""
+    rounds: list[Figures] = [{"late": 0.02, "rate": 400.0, "lost": 0.0}, {"lost": 1.0}, {"lost": 0.0}]
+    found = section((CMS, "a case", rounds), targets=(target,))
     *_, shown = report.targets([found]).splitlines()
 
     assert [target.what, *row] == [word.strip() for word in shown.strip("|").split("|")]
@@ -191,6 +200,14 @@ def test_the_load_counts_what_it_was_answered(tools: Tools, server: tuple[str, l
     assert {b"SMTP a\n"} == set(asked)
     assert len(asked) == replies + failed
     assert len(asked) // 3 == failed
+
+
+def test_a_request_may_be_each_clients_own(tools: Tools, server: tuple[str, list[bytes]]) -> None:
+    """The number of the client stands for a mark, so that the server has to look at each."""
+    path, asked = server
+    tools.load(path, "SMTP,min=% a\n", "-c 12 -t 0.1 -b 0").communicate(timeout=PATIENCE)
+
+    assert {b"SMTP,min=%d a\n" % number for number in range(12)} == set(asked)
 
 
 @pytest.mark.parametrize("options", ["-c 8", "-c 8 -r 500"], ids=["closed loop", "at fixed times"])

@@ -10,8 +10,9 @@
    -b  a reply with fewer bytes is a failure (0: also a reset, which is how a peer is refused)
    -e  close the writing side after the request, as exim does
 
-   REQUEST may have \n in it. Prints: requests a second; the 50th and 99th percentile and the longest time in
-   microseconds; replies, failures. One thread and epoll, so that the load costs little; `floor` shows what is left. */
+   REQUEST may have \n in it, and % for the number of the client, from 0. Prints: requests a second; the 50th and 99th
+   percentile and the longest time in microseconds; replies, failures. One thread and epoll, so that the load costs little;
+   `floor` shows what is left. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -29,13 +30,13 @@
 
 struct client {
     int fd;
+    char request[512];
     uint64_t begun;
     size_t got;
     struct client *next_free;
 };
 
 static struct sockaddr_un address;
-static char request[4096];
 static size_t least;
 static int half_close, poll_fd;
 static uint64_t failed, done, under_way;
@@ -85,7 +86,8 @@ static void begin(uint64_t due) {
         usleep(1000);
         return;
     }
-    if (send(client->fd, request, strlen(request), MSG_NOSIGNAL) < 0 || (half_close && shutdown(client->fd, SHUT_WR) < 0)) {
+    if (send(client->fd, client->request, strlen(client->request), MSG_NOSIGNAL) < 0 ||
+        (half_close && shutdown(client->fd, SHUT_WR) < 0)) {
         count(client, !least);
         return;
     }
@@ -107,13 +109,13 @@ static int by_size(const void *a, const void *b) {
     return (left > right) - (left < right);
 }
 
-static void read_request(const char *from) {
-    size_t size = 0;
-    for (; *from && size < sizeof request - 1; from++) {
-        int newline = from[0] == '\\' && from[1] == 'n';
-        request[size++] = newline ? '\n' : *from;
-        from += newline;
+static void write_request(char *to, size_t room, const char *from, int number) {
+    for (char *end = to + room; *from && to < end - 16; from++) {
+        if (*from == '%') to += sprintf(to, "%d", number);
+        else if (from[0] == '\\' && from[1] == 'n') *to++ = '\n', from++;
+        else *to++ = *from;
     }
+    *to = 0;
 }
 
 /* The first of the requests that are due, 0 if none is yet. */
@@ -137,10 +139,10 @@ int main(int argc, char **argv) {
     signal(SIGTERM, on_term);
     address.sun_family = AF_UNIX;
     strncpy(address.sun_path, argv[optind], sizeof address.sun_path - 1);
-    read_request(argv[optind + 1]);
     poll_fd = epoll_create1(EPOLL_CLOEXEC);
     struct client *all = calloc((size_t)clients, sizeof *all);
     for (int i = 0; i < clients; i++) {
+        write_request(all[i].request, sizeof all[i].request, argv[optind + 1], i);
         all[i].next_free = unused;
         unused = &all[i];
     }

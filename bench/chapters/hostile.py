@@ -14,7 +14,7 @@ from bench.chapters.socket import HELD
 from bench.entra import user
 from bench.ground import CMS, Ground
 from bench.measure import Figures, Run, Section, Target
-from bench.programs import ask, loaded, memory
+from bench.programs import ask, descriptors, loaded, memory
 
 _QUIET, _SILENT = "16 clients", "16 clients, beside 1,200 silent ones"
 _ENDLESS, _PROCESSES = "an endless request", "client processes at once"
@@ -36,10 +36,11 @@ TARGETS = (
         (CMS, _QUIET, "rate"),
         at_least=0.95,
     ),
-    Target("lines on standard error because of them", (CMS, _SILENT, "lines"), None, 0),
-    Target("silent clients in the end", (CMS, _SILENT, "left"), None, 0),
-    Target("an endless request", (CMS, _ENDLESS, "growth"), None, 1),
-    Target("client processes that fail", (CMS, _PROCESSES, "failures"), None, 0),
+    Target("lines on standard error because of them", (CMS, _SILENT, "lines"), None, 0, always=True),
+    Target("silent clients in the end", (CMS, _SILENT, "left"), None, 0, always=True),
+    Target("descriptors that they have left behind", (CMS, _SILENT, "descriptors"), None, 0, always=True),
+    Target("an endless request", (CMS, _ENDLESS, "growth"), None, 1, always=True),
+    Target("client processes that fail", (CMS, _PROCESSES, "failures"), None, 0, always=True),
 )
 
 
@@ -60,7 +61,8 @@ def measure(ground: Ground) -> Section:
 
 
 def _runs(ground: Ground, each: Broker, processes: int) -> Iterator[Run]:
-    load = partial(ground.tools.load, each.sock, HELD, f"-c 16 -t {ground.pick(2.0, 0.1)} -b 2000")
+    # All rounds together stay below what the audit writes for one user: the line that says so would count as one too many.
+    load = partial(ground.tools.load, each.sock, HELD, f"-c 16 -t {ground.pick(1.0, 0.1)} -b 2000")
     fetch = [each.cms.command("cms-oauth"), f"--cms_sock={each.sock}", f"--user={user(0)}"]
     yield Run(each.cms.who, _QUIET, lambda: loaded(load()))
     yield Run(each.cms.who, _SILENT, lambda: _beside_silent(each, lambda: loaded(load())))
@@ -70,13 +72,14 @@ def _runs(ground: Ground, each: Broker, processes: int) -> Iterator[Run]:
 
 def _beside_silent(each: Broker, load: Callable[[], Figures]) -> Figures:
     each.forget_log()
+    before = descriptors(each.pid)
     with ExitStack() as stack:
         stuck = [stack.enter_context(_dialled(each.sock)) for _ in range(_STUCK)]
         # After this they are all inside, or have been turned out.
         ask(each.sock, HELD)
         found, deadline = load(), time.monotonic() + _CLOSED_SECONDS
         left = sum(not _is_closed(client, deadline) for client in stuck)
-    return {**found, "left": left, "lines": each.lines()[1]}
+    return {**found, "left": left, "descriptors": descriptors(each.pid) - before, "lines": each.lines()[1]}
 
 
 def _dialled(path: str) -> socket.socket:
