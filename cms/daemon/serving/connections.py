@@ -83,7 +83,7 @@ class Wanted(Enum):
 # What a connection waits for, None at its end. A `Pending` is a request whose token is not there yet.
 Next: TypeAlias = Wanted | Pending | None
 
-# What each uid that may ask was granted for a question, at one moment. The token socket has one object for equal questions.
+# What each uid that may ask was told to a question, at one moment. The token socket has one object for equal questions.
 Decided: TypeAlias = dict[tuple[int, Question], NamedAnswer]
 
 
@@ -268,7 +268,7 @@ class Connections(ABC):
                 found = known or self._issuer.token(connection.peer, question.request)
                 if isinstance(found, Pending):
                     return found
-                if isinstance(found[1], Token):
+                if not connection.stranger:
                     decided[asked] = found
                 answer = found
             if answer:

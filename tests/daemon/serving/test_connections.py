@@ -255,16 +255,43 @@ async def test_what_came_together_is_decided_once(tmp_path: Path, kind: Kind, mo
 
 
 @in_trio
-async def test_a_stranger_is_not_given_what_another_was_granted(
+async def test_a_refusal_of_what_came_together_is_decided_once(
     tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even one of the same user, whose process lacks the group, and who has asked the same thing at the same moment."""
-    gids = iter([64_200, 64_201])
+    """Programs that ask together for an account that is not there cost no more than those that get a token; each has its line."""
+    async with serving(tmp_path, kind) as served:
+        decided, decide = list[str](), served.issuer.token
+
+        def count(peer: Peer, request: wire.TokenRequest) -> object:
+            decided.append(request.user)
+            return decide(peer, request)
+
+        monkeypatch.setattr(served.issuer, "token", count)
+        clients = [plain_client(served.path, kind.request("nobody@example.test")) for _ in range(3)]
+        replies = {await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(each))) for each in clients}
+
+        assert 1 == len(replies)
+        assert 3 == served.audit.outcomes["unknown-account"]
+        # As above.
+        assert (1 if kind.name == "token" else 3) == len(decided)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["after", "before"])
+@in_trio
+async def test_a_stranger_is_not_given_what_another_was_granted(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch, order: tuple[int, int]
+) -> None:
+    """Not even one of the same user, whose process lacks the group, and who has asked the same thing at the same moment.
+
+    Nor is the other given what the stranger was told.
+    """
+    gids = iter([(64_200, 64_201)[each] for each in order])
     monkeypatch.setattr(listener, "credentials", lambda _sock: (7, STRANGER, next(gids)))
     monkeypatch.setattr(listener, "groups", lambda _sock: ())
     async with serving(tmp_path, kind, replace(CLOSED, groups=frozenset({64_200}))) as served:
         clients = [plain_client(served.path, kind.request()) for _ in range(2)]
-        granted, refused = [await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(each))) for each in clients]
+        said = [await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(each))) for each in clients]
+        granted, refused = (said[each] for each in order)
 
         assert kind.granted() == granted
         assert SECRET.encode() not in refused
