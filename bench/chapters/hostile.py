@@ -70,8 +70,10 @@ def _runs(ground: Ground, each: Broker, processes: int) -> Iterator[Run]:
 
 
 def _at_once(ground: Ground, each: Broker, fetch: Command, processes: int) -> Figures:
+    """Run so many clients at once, and start the daemon anew for the next round."""
     found = ground.tools.once(fetch, each.environment, copies=processes)
-    # All rounds together would have more requests than the audit writes in a day for one user, and its warning is a line too many.
+    # In one life it would answer more requests than the audit writes in a day for one user. The audit's warning about that
+    # would count as a line on standard error.
     each.stop()
     each.start()
     return found
