@@ -472,6 +472,8 @@ def test_a_connection_that_comes_a_little_later_is_found(tmp_path: Path) -> None
             signal.setitimer(signal.ITIMER_REAL, 0.01)
             ((found, _peer),) = made.accept(64, looks=sys.maxsize)
         finally:
+            # A timer that is left would end the whole test process.
+            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         found.close()
 
