@@ -1,8 +1,8 @@
 """The audit: a record of each request, with who asked for what, and whether they got it. Never a token.
 
-`record` only keeps a request. `flush` writes all that were kept with one call. It is called once the replies are sent: at the
-end of each round of connections, and within it where few have come. So a line is late by no more than a round. `Audit(...)` of the configuration says where to, and `cms status`
-shows the last ones. The log has only what was refused.
+`record` only keeps a request. `flush` writes all that were kept with one call. It is called once the replies are sent: at
+the end of each round of connections, and within it where few have come. So a line is late by no more than a round.
+`Audit(...)` of the configuration says where to, and `cms status` shows the last ones. The log has only what was refused.
 
 Nobody can fill a disk by asking. Of a user's refusals ten a second are written, and of everything so many bytes a day, for
 each user and for all. The rest is counted.
